@@ -1,0 +1,1 @@
+"""Labels in, spectra out: the synthesiser, grids of spectra, and the emulator that learns them."""
