@@ -1,0 +1,26 @@
+"""What every test shares: determinism, a windowless matplotlib, and nothing imported too early.
+
+The three packages must not be imported at the top of this file: the jaxtyping hook of
+``pyproject.toml`` can only check modules that are imported after it is installed.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+settings.register_profile("stellarfit", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("stellarfit")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference material beside the checkout; tests that need it skip without it."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the reference material (../shared) is not on this machine")
+    return folder
