@@ -1,0 +1,106 @@
+"""Everything that decides what a training run computes."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float32
+
+from .errors import InputError
+from .parametrization import Parametrization, Standard
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a training run computes.
+
+    Parameters
+    ----------
+    steps
+        Optimizer steps: the budget.
+    width, depth, tokens, head_dim, periods, parametrization
+        Of the model; see `TransformerPayne`.
+    learning_rate
+        Of Adam, constant between the warm-up and the cool-down.
+    warmup
+        Steps over which the rate rises linearly.
+    cooldown
+        Last fraction of the steps, over which the rate falls as 1 - sqrt.
+    beta1, beta2
+        Memory of Adam's two moments.
+    batch_size
+        Stars a step.
+    num_pixels
+        Pixels a star and step, one drawn from each of as many equal stretches of the grid;
+        None takes whole spectra.
+    precision
+        Of the matrix products: ``float32``, ``tf32`` or ``bfloat16``. Weights are float32 always.
+    seed
+        Of the weights, the order of the stars and the pixels drawn.
+    checkpoint_every, validate_every
+        Steps between checkpoints, and between evaluations on the validation spectra.
+    steps_per_call
+        Steps compiled into one call of the device.
+    num_modes
+        Of the error model.
+    """
+
+    steps: int
+    width: int = 64
+    depth: int = 4
+    tokens: int = 16
+    head_dim: int = 32
+    periods: tuple[float, float] = (1e-6, 10.0)
+    parametrization: Parametrization = dataclasses.field(default_factory=Standard)
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    cooldown: float = 0.2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    batch_size: int = 16
+    num_pixels: int | None = None
+    precision: str = "float32"
+    seed: int = 0
+    checkpoint_every: int = 2000
+    validate_every: int = 2000
+    steps_per_call: int = 200
+    num_modes: int = 16
+
+    def __post_init__(self):
+        if self.precision not in ("float32", "tf32", "bfloat16"):
+            raise InputError(
+                f"train: precision is {self.precision!r}; allowed: float32, tf32, bfloat16"
+            )
+        if not 0.0 <= self.cooldown <= 1.0:
+            raise InputError(f"train: cooldown is {self.cooldown:g}; give a fraction, 0 .. 1")
+        if not self.learning_rate > 0.0:
+            raise InputError(f"train: learning_rate is {self.learning_rate:g}; give it above 0")
+        for name in ("steps", "batch_size", "checkpoint_every", "validate_every", "steps_per_call"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train: {name} is {getattr(self, name)}; give at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able copy; the parametrization by its class and its settings."""
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        scheme = self.parametrization
+        values = {f.name: getattr(scheme, f.name) for f in dataclasses.fields(scheme)}
+        settings["parametrization"] = {"class": type(scheme).__name__, **values}
+        settings["periods"] = list(self.periods)
+        return settings
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that change with every setting."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def rate(self, step: ArrayLike) -> Float32[Array, ""]:
+        """Learning rate of step 0, 1, ...: warm-up, constant, 1 - sqrt cool-down."""
+        step = jnp.asarray(step, jnp.float32)
+        start = self.steps * (1.0 - self.cooldown)
+        length = max(self.steps - start, 1.0)
+        warm = jnp.minimum(1.0, (step + 1.0) / max(self.warmup, 1))
+        cool = 1.0 - jnp.sqrt(jnp.clip((step - start) / length, 0.0, 1.0))
+        return self.learning_rate * warm * cool

@@ -1,0 +1,95 @@
+"""Small emulators for tests: one with random weights, one that is a closed form."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emulators.emulator import Emulator
+from emulators.error_model import ErrorModel
+from emulators.labels import LabelSpace
+from emulators.spectral_model import SpectralModel
+from emulators.training_data import TrainingData
+from emulators.transformer_payne import TransformerPayne
+
+LABELS = LabelSpace(
+    ("teff", "logg", "fe_h", "mg_fe"), (4000.0, 1.0, -2.5, -0.5), (7000.0, 5.0, 0.5, 0.5)
+)
+STEP = 1e-5
+
+
+def tiny_grid(start: float = 5150.0, pixels: int = 400, step: float = STEP) -> np.ndarray:
+    """A ln-uniform wavelength grid, vacuum Angstrom."""
+    return start * np.exp(step * np.arange(pixels))
+
+
+def analytic_depth(unit, wavelength):
+    """Depth of made-up lines that grow, widen and vanish with labels in the unit cube."""
+    centres = jnp.asarray([5150.7, 5152.3, 5154.1, 5156.6, 5158.9])[None, :]
+    strength = jnp.stack(
+        [unit[2], unit[3], unit[2] * (1 - unit[0]), unit[1] * unit[3], 1 - unit[0]]
+    )
+    strength = (0.15 + 0.6 * strength)[None, :]
+    width = (0.08 + 0.12 * unit[1]) * jnp.asarray([1.0, 2.0, 1.0, 1.5, 3.0])[None, :]
+    lines = strength * jnp.exp(-0.5 * ((wavelength[:, None] - centres) / width) ** 2)
+    return 1.0 - jnp.prod(1.0 - lines, axis=1)
+
+
+class AnalyticModel(SpectralModel):
+    """The interface of `TransformerPayne` over a closed form: exact values and derivatives."""
+
+    label_space: LabelSpace = LABELS
+
+    def encode(self, wavelength):
+        return wavelength
+
+    def flux_at(self, labels, encoding, shift=0.0):
+        return self(labels, encoding * jnp.exp(shift))
+
+    def __call__(self, labels, wavelength):
+        return 1.0 - analytic_depth(self.label_space.to_unit(labels), wavelength)
+
+
+def tiny_error_model(wavelength: np.ndarray, mse: float = 1e-5, num_modes: int = 3) -> ErrorModel:
+    """Smooth patterns holding half of the error, white noise the other half."""
+    phase = np.linspace(0, 1, len(wavelength))[:, None] * np.arange(1, num_modes + 1)[None, :]
+    modes = np.sin(np.pi * phase)
+    modes *= np.sqrt(0.5 * mse * len(wavelength) / np.sum(modes**2))
+    variance = np.full(len(wavelength), 0.5 * mse)
+    return ErrorModel(jnp.asarray(wavelength), jnp.asarray(variance), jnp.asarray(modes))
+
+
+def tiny_emulator(
+    *, seed: int = 0, width: int = 32, depth: int = 2, pixels: int = 400, analytic: bool = False
+) -> Emulator:
+    """An emulator with random weights, or with a closed form in place of the network.
+
+    Its lines come from chance alone, but it depends smoothly on every label and wavelength.
+    """
+    grid = tiny_grid(pixels=pixels)
+    if analytic:
+        model = AnalyticModel()
+    else:
+        key, head = jax.random.split(jax.random.key(seed))
+        # Periods of ten pixels and more: a random network with shorter ones is noise.
+        model = TransformerPayne(LABELS, width=width, depth=depth, periods=(1e-4, 10.0), key=key)
+        weights = 0.3 / width**0.5 * jax.random.normal(head, (width,), jnp.float32)
+        model = eqx.tree_at(lambda tree: tree.head_out, model, weights)
+    record = {"medium": "vacuum", "solar_scale": LABELS.solar_scale}
+    return Emulator(
+        model, (grid[0], grid[-1]), STEP, tiny_error_model(grid), record, name=f"tiny-{seed}"
+    )
+
+
+def tiny_data(num: int, *, seed: int = 0, pixels: int = 400, step: float = STEP) -> TrainingData:
+    """Dithered spectra of the closed form."""
+    grid = tiny_grid(pixels=pixels, step=step)
+    labels = LABELS.sobol(num, seed=seed)
+    dither = np.random.default_rng(seed).uniform(-0.5, 0.5, num)
+
+    def one(labels, dither):
+        shifted = jnp.asarray(grid) * jnp.exp(dither * step)
+        return 1.0 - analytic_depth(LABELS.to_unit(labels), shifted)
+
+    flux = jax.vmap(one)(jnp.asarray(labels), jnp.asarray(dither))
+    return TrainingData(labels, dither, np.asarray(flux, np.float32), grid, step)
