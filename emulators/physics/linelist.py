@@ -122,7 +122,8 @@ def unsold_width(
 ) -> Float[np.ndarray, " line"]:
     """Van der Waals width in Unsold's approximation.
 
-    The levels are hydrogenic, <r^2> = 5/2 n*^4 / Z^2 in Bohr radii with n*^2 = Z^2 13.6 eV / (I - E),
+    The levels are hydrogenic, <r^2> = 5/2 n*^4 / Z^2 in Bohr radii with n*^2 =
+    Z^2 13.6 eV / (I - E),
     so that C6 = alpha_H e^2 / hbar times the difference of <r^2>, and gamma = 8.08 C6^(2/5) v^(3/5)
     (Unsold 1955; Gray 2005, section 11.3 in other units).
 
