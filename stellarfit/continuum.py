@@ -1,0 +1,66 @@
+"""The continuum: a polynomial that multiplies the model, with coefficients integrated out.
+
+The model of the data is ``normalised flux * (T c)``, with Chebyshev polynomials T of the
+wavelength and coefficients c. It is linear in c, so c has a Gaussian prior and is marginalised in
+closed form: its columns join the covariance (see `stellarfit.noise`).
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float64
+
+from emulators.errors import InputError
+
+# Prior widths of the coefficients in units of the level of the data: the level itself is free
+# within a factor of a few, each shape within half the level. Data of S/N 100 fix both to better
+# than a thousandth, so the widths are only there to keep the posterior proper.
+_LEVEL_SIGMA = 3.0
+_SHAPE_SIGMA = 0.5
+
+# One polynomial degree for each stretch of this many Angstrom: stiff enough to leave strong lines
+# (a few Angstrom of wing) alone, loose enough for a blaze or a flux calibration.
+_ANGSTROM_PER_DEGREE = 70.0
+_LARGEST_DEFAULT = 10
+
+
+class Continuum(eqx.Module):
+    """Chebyshev basis on the pixels, scaled to the level of the data, and its prior."""
+
+    basis: Float64[Array, "pixel coefficient"]
+    mean: Float64[Array, " coefficient"]
+    variance: Float64[Array, " coefficient"]
+
+    @classmethod
+    def build(
+        cls, wavelength: Float64[np.ndarray, " pixel"], level: float, degree: int | None = None
+    ) -> "Continuum":
+        """Basis of the given degree over the span of `wavelength`.
+
+        Parameters
+        ----------
+        wavelength
+            Of the pixels [vacuum Angstrom].
+        level
+            Rough continuum of the data, in the unit of the flux; coefficients are relative to it.
+        degree
+            Of the polynomial; by default one for every 70 Angstrom, from 1 to 10. 0 leaves only
+            the level free.
+        """
+        low, high = float(wavelength.min()), float(wavelength.max())
+        if degree is None:
+            span = (high - low) / _ANGSTROM_PER_DEGREE
+            degree = int(np.clip(np.ceil(span), 1, _LARGEST_DEFAULT))
+        if degree < 0:
+            raise InputError(f"continuum_degree: {degree}; give 0 or more")
+        x = 2 * (wavelength - low) / max(high - low, 1e-9) - 1
+        sigma = np.r_[_LEVEL_SIGMA, np.full(degree, _SHAPE_SIGMA)]
+        return cls(
+            basis=jnp.asarray(level * np.polynomial.chebyshev.chebvander(x, degree)),
+            mean=jnp.asarray(np.r_[1.0, np.zeros(degree)]),
+            variance=jnp.asarray(sigma**2),
+        )
+
+    @property
+    def degree(self) -> int:
+        return self.basis.shape[1] - 1

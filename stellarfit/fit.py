@@ -1,0 +1,315 @@
+"""One star: from a spectrum to the most probable labels with their errors."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from emulators.emulator import load_emulator
+from emulators.errors import InputError
+
+from . import flags as flag_table
+from .flags import Flag, edge_flag
+from .laplace import Laplace, laplace
+from .mask import Mismatch
+from .model import Problem
+from .optimize import Optimum, maximize, measure
+from .priors import VELOCITIES, make_prior
+from .setup import Setup
+
+NOISES = ("validation", "none")
+_STARTS = 3
+_MAX_STEPS = 60
+_ROUNDS = 6  # of freezing the noise and fitting again, at most
+_SETTLED = 0.05  # change in units of the error below which a further round is needless
+_EDGE = 0.005  # of the width of the box
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """The most probable labels of one star, their errors, and all that went into them.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Free parameters: labels in the emulator's order, then ``v_rad``, ``v_sini``, ``v_mac``.
+    values : [parameter]
+        At the maximum of the posterior per unit of the labels (MAP).
+    covariance : [parameter, parameter]
+        Laplace approximation with everything included; `error` is the square root of its diagonal.
+    error_stat, error_sys : [parameter]
+        What photon noise alone would give, and the rest: ``error^2 = error_stat^2 + error_sys^2``.
+        The rest is the emulator's error and, where it was found, model mismatch. Emulator errors
+        are alike for similar stars: over a sample they do not average down.
+    fixed : dict
+        Parameters held, and their values.
+    chi2, dof
+        With photon noise and the emulator's covariance only, so a model that misses the data shows.
+    flags : int
+        Bits of `stellarfit.flags.Flag`.
+    model_flux, model_continuum : [pixel]
+        On the pixels of `spectrum`, in the unit of its flux; NaN where the model does not reach.
+    weight : [pixel]
+        Factor on the pixel's weight by the rule of `stellarfit.mask`; 0 where not fitted.
+    mismatch : float
+        Sigma of the model mismatch found by that rule, in units of the continuum.
+    spectrum : Spectrum
+        As given, with the pixels that were not fitted marked.
+    laplace : Laplace
+        The Gaussian in unbounded coordinates that samplers start from.
+    problem : Problem
+        Data, model, noise and prior as they stood at the end.
+    """
+
+    names: tuple[str, ...]
+    values: Float64[np.ndarray, " parameter"]
+    covariance: Float64[np.ndarray, "parameter parameter"]
+    error_stat: Float64[np.ndarray, " parameter"]
+    error_sys: Float64[np.ndarray, " parameter"]
+    fixed: dict[str, float]
+    chi2: float
+    dof: int
+    flags: int
+    model_flux: Float64[np.ndarray, " pixel"]
+    model_continuum: Float64[np.ndarray, " pixel"]
+    weight: Float64[np.ndarray, " pixel"]
+    mismatch: float
+    spectrum: Any
+    emulator: Any
+    laplace: Laplace
+    problem: Problem = field(repr=False)
+    seconds: float
+
+    @property
+    def error(self) -> Float64[np.ndarray, " parameter"]:
+        """One sigma of each parameter, everything included."""
+        return np.sqrt(np.diagonal(self.covariance))
+
+    @property
+    def table(self) -> Any:
+        """An astropy Table: one row a free parameter."""
+        from astropy.table import Table
+
+        return Table(
+            {
+                "name": list(self.names),
+                "value": self.values,
+                "error": self.error,
+                "error_stat": self.error_stat,
+                "error_sys": self.error_sys,
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``stellarfit fit --json`` prints: plain numbers and strings."""
+
+        def entry(i):
+            return {
+                "value": float(self.values[i]),
+                "error": float(self.error[i]),
+                "error_stat": float(self.error_stat[i]),
+                "error_sys": float(self.error_sys[i]),
+            }
+
+        found = {name: entry(i) for i, name in enumerate(self.names)}
+        velocities = {name: found.pop(name) for name in VELOCITIES if name in found}
+        return {
+            "name": self.spectrum.name,
+            "labels": found,
+            **velocities,
+            "fixed": dict(self.fixed),
+            "chi2": float(self.chi2),
+            "dof": int(self.dof),
+            "flags": int(self.flags),
+            "flag_names": flag_table.names(self.flags),
+            "mismatch": float(self.mismatch),
+            "num_pixels": int(np.sum(self.spectrum.good)),
+            "num_downweighted": int(np.sum(self.spectrum.good & (self.weight < 1))),
+            "masked_pixels": self.spectrum.mask_counts(),
+            "emulator": {"name": self.emulator.name, "fingerprint": self.emulator.fingerprint},
+            "solar_scale": self.emulator.label_space.solar_scale,
+            "medium": self.spectrum.medium,
+            "seconds": float(self.seconds),
+        }
+
+    def plot(self) -> Any:
+        """Data, model and residuals, as a matplotlib figure."""
+        from .plots import plot_fit
+
+        return plot_fit(self)
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{name}={value:.5g}±{error:.2g}"
+            for name, value, error in zip(self.names, self.values, self.error, strict=True)
+        ]
+        return f"Fit({', '.join(parts)}, chi2/dof={self.chi2:.0f}/{self.dof}, flags={self.flags})"
+
+
+def fit(
+    spectrum: Any,
+    emulator: Any = None,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, Any] | None = None,
+    noise: str = "validation",
+    continuum_degree: int | None = None,
+    mask: Any = None,
+    resolution: float | None = None,
+    robust: bool = True,
+) -> Fit:
+    """Find the most probable labels, velocities and broadening of one spectrum, with errors.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    emulator : Emulator, optional
+        The shipped default otherwise.
+    fixed : mapping, optional
+        Parameters to hold, such as ``{"vmic": 1.0, "v_rad": 0.0}``.
+    priors : mapping, optional
+        ``numpyro.distributions.Uniform`` or ``Normal`` by name, in place of the defaults of
+        `stellarfit.priors`. ``v_mac`` is held at 0 unless it has one.
+    noise : {"validation", "none"}
+        Whether the emulator's error, measured on spectra it did not see, joins the photon noise.
+    continuum_degree : int, optional
+        Of the marginalised polynomial; by default one for every 70 Angstrom.
+    mask : [pixel], optional
+        Nonzero marks further pixels not to be used.
+    resolution : float, optional
+        Resolving power, where the spectrum does not carry it.
+    robust : bool
+        Down-weight pixels that the model describes badly, by the rule of `stellarfit.mask`.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    InputError
+        Unknown or out-of-box parameters, no resolution, nothing within the emulator's range.
+    """
+    began = time.perf_counter()
+    if noise not in NOISES:
+        raise InputError(f"noise: {noise!r} is not known; give {' or '.join(map(repr, NOISES))}")
+    emulator = load_emulator() if emulator is None else emulator
+    prior, held = make_prior(emulator.label_space, fixed, priors)
+    if mask is not None:
+        spectrum = spectrum.masked(mask)
+    setup = Setup.build(
+        spectrum,
+        emulator,
+        prior,
+        held,
+        resolution=resolution,
+        continuum_degree=continuum_degree,
+        emulator_error=noise == "validation",
+    )
+    best = _search(setup)
+    problem, mismatch = setup.photons, None
+    for _ in range(_ROUNDS):
+        values = setup.prior.values(best.position)
+        if robust:
+            mismatch = setup.find_mismatch(values)
+        problem = setup.freeze(values, mismatch)
+        previous, best = best, maximize(problem, best.position, 0.0, _MAX_STEPS)
+        if not robust or _moved(previous, best) < _SETTLED:
+            break
+    # The mode that samplers see lies inside the box also where the MAP is on its edge.
+    peak = maximize(problem, best.position, 1.0, _MAX_STEPS)
+    gaussian = laplace(peak.position, peak.curvature.hessian)
+    photon_only = laplace(peak.position, measure(setup.photons, peak.position, 1.0).hessian)
+    return _report(setup, problem, best, gaussian, photon_only, mismatch, began)
+
+
+def _search(setup: Setup) -> Optimum:
+    """The best of several searches with photon noise alone."""
+    found = [
+        maximize(setup.photons, setup.prior.position(start), 0.0, _MAX_STEPS)
+        for start in setup.starts[:_STARTS]
+    ]
+    return min(found, key=lambda optimum: float(optimum.curvature.cost))
+
+
+def _moved(before: Optimum, after: Optimum) -> float:
+    """Largest change between two optima in units of the error, in unbounded positions."""
+    covariance = laplace(after.position, after.curvature.hessian).covariance
+    error = np.sqrt(np.diagonal(np.asarray(covariance)))
+    # Far out on the slope to an edge a position may move without the label moving.
+    old, new = (np.clip(np.asarray(one.position), -6, 6) for one in (before, after))
+    return float(np.max(np.abs(new - old) / error))
+
+
+def _report(
+    setup: Setup,
+    problem: Problem,
+    best: Optimum,
+    gaussian: Laplace,
+    photon_only: Laplace,
+    mismatch: Mismatch | None,
+    began: float,
+) -> Fit:
+    """Everything a user reads, from where the search ended."""
+    prior, spectrum = setup.prior, setup.spectrum
+    values = np.asarray(prior.values(best.position))
+    covariance = gaussian.label_covariance(prior)
+    error = np.sqrt(np.diagonal(covariance))
+    # Rounding may put the part a hair above the whole.
+    stat = np.minimum(np.sqrt(np.diagonal(photon_only.label_covariance(prior))), error)
+    systematic = np.sqrt(error**2 - stat**2)
+    flux, continuum = setup.predict(problem, values)
+    chi2 = setup.chi2(values)
+    dof = len(setup.keep) - len(values) - problem.continuum.degree - 1
+    weight = np.zeros(len(spectrum))
+    weight[setup.keep] = 1.0 if mismatch is None else mismatch.weight
+
+    flags = Flag(0)
+    if not bool(best.converged):
+        flags |= Flag.NOT_CONVERGED
+    if gaussian.bad or photon_only.bad:
+        flags |= Flag.BAD_HESSIAN
+    unit = (values - np.asarray(prior.lower)) / np.asarray(prior.upper - prior.lower)
+    for name, fraction in zip(prior.names, unit, strict=True):
+        # A star may well not rotate: only the upper end of the broadening is an edge.
+        low = name not in ("v_sini", "v_mac") and fraction < _EDGE
+        if low or fraction > 1 - _EDGE:
+            flags |= edge_flag(name)
+    if not 0.5 < chi2 / max(dof, 1) < 2.0:
+        flags |= Flag.BAD_CHI2
+    if spectrum.snr < 10:
+        flags |= Flag.LOW_SNR
+    if len(setup.keep) < 10 * len(values):
+        flags |= Flag.FEW_PIXELS
+    labels = [i for i, name in enumerate(prior.names) if name in setup.emulator.label_space.names]
+    if np.any(systematic[labels] > stat[labels]):
+        flags |= Flag.SYSTEMATIC
+    if mismatch is not None and mismatch.variance > 0:
+        flags |= Flag.MISMATCH
+    if setup.num_outside:
+        flags |= Flag.OUTSIDE
+    if setup.emulator.error_model is None:
+        flags |= Flag.NO_ERROR_MODEL
+    return Fit(
+        names=prior.names,
+        values=values,
+        covariance=covariance,
+        error_stat=stat,
+        error_sys=systematic,
+        fixed=setup.held,
+        chi2=chi2,
+        dof=dof,
+        flags=int(flags),
+        model_flux=flux,
+        model_continuum=continuum,
+        weight=weight,
+        mismatch=0.0 if mismatch is None else float(np.sqrt(mismatch.variance)) / setup.level,
+        spectrum=spectrum,
+        emulator=setup.emulator,
+        laplace=gaussian,
+        problem=problem,
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,287 @@
+"""What star and spectrograph do to a spectrum: rotation, macroturbulence, resolution, pixels.
+
+A spectrum is handled as the depth below its continuum on a grid uniform in ln(wavelength), in the
+observed frame, so a continuum without lines is the zero vector and passes through every step
+unchanged. Three steps, all linear in the depth:
+
+1. The radial velocity is no step at all: the emulator is evaluated at wavelength / (1 + v_rad/c).
+2. Rotation and macroturbulence depend on free parameters. They multiply the Fourier transform of
+   the depth by the *analytic* transforms of Gray's profiles, which are smooth functions of
+   v_sini^2 and v_mac^2 down to zero; a kernel sampled on pixels would not be.
+3. The line spread (Gaussian, any resolution per pixel) and the integration over each pixel are
+   fixed: one sparse row of weights a pixel, made once.
+
+The fine grid reaches beyond the pixels by the reach of all kernels plus a taper, so that nothing
+is padded or wrapped into a pixel that is fitted.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, Int
+from scipy.fft import next_fast_len
+from scipy.special import ndtr
+
+from emulators.errors import InputError
+
+SPEED_OF_LIGHT = 299_792.458  # km/s
+LIMB_DARKENING = 0.6  # linear coefficient, a usual value for cool stars in the optical
+
+_FWHM = 2.3548200450309493  # of a Gaussian, in sigma
+_SIGMAS = 5.0  # reach of the line spread; 6e-7 of it lies beyond
+_MACRO_REACH = 3.5  # in units of v_mac; 1e-6 of the profile lies beyond
+_TAPER = 16  # fine pixels over which the depth fades to zero at either end
+_STENCIL = 6  # points of the Lagrange interpolation between fine pixels
+_PARTS = 4  # pieces of a fine pixel in the integration of the line spread
+
+
+class Velocities(NamedTuple):
+    """Largest values [km/s] that an instrument must leave room for."""
+
+    v_rad_lower: float
+    v_rad_upper: float
+    v_sini: float
+    v_mac: float
+
+
+def log_shift(v_rad: Float[Array, ""] | float) -> Float[Array, ""]:
+    """Shift in ln(wavelength) from the observed to the star's frame, -ln(1 + v_rad/c)."""
+    return -jnp.log1p(jnp.asarray(v_rad, jnp.float64) / SPEED_OF_LIGHT)
+
+
+def rotation_transfer(
+    frequency: Float[Array, " frequency"],
+    v_sini: Float[Array, ""],
+    limb_darkening: float = LIMB_DARKENING,
+) -> Float[Array, " frequency"]:
+    """Fourier transform of Gray's rotation profile with linear limb darkening.
+
+    Parameters
+    ----------
+    frequency
+        In cycles per unit of ln(wavelength).
+    v_sini
+        Projected equatorial velocity [km/s].
+
+    Notes
+    -----
+    The profile (Gray 2005, eq. 18.14) is a sum of a half ellipse and a parabola in x = dv/v_sini;
+    with q = 2 pi frequency v_sini/c their transforms are 2 J1(q)/q and 3 (sin q - q cos q)/q^3.
+    """
+    q = 2 * jnp.pi * frequency * (v_sini / SPEED_OF_LIGHT)
+    ellipse = (1 - limb_darkening) * _bessel_ratio(q)
+    parabola = (2 * limb_darkening / 3) * _parabola_ratio(q)
+    return (ellipse + parabola) / (1 - limb_darkening / 3)
+
+
+def macroturbulence_transfer(
+    frequency: Float[Array, " frequency"], v_mac: Float[Array, ""]
+) -> Float[Array, " frequency"]:
+    """Fourier transform of Gray's radial-tangential profile, equal areas and velocities.
+
+    Averaging the Gaussian transforms exp(-a cos^2) and exp(-a sin^2), a = (pi f v_mac/c)^2, over
+    the disk gives (1 - exp(-a))/a for both families (Gray 2005, ch. 17, without limb darkening).
+    """
+    a = (jnp.pi * frequency * v_mac / SPEED_OF_LIGHT) ** 2
+    small = a < 1e-4
+    safe = jnp.where(small, 1.0, a)
+    return jnp.where(small, 1 - a / 2 + a**2 / 6, -jnp.expm1(-safe) / safe)
+
+
+def _bessel_ratio(q):
+    """2 J1(q)/q to 2e-8, by the rational approximations of Hart et al. (1968), q >= 0."""
+    y = jnp.minimum(q, 8.0) ** 2
+    top = jnp.polyval(
+        jnp.array(
+            [-30.16036606, 15704.48260, -2972611.439, 242396853.1, -7895059235.0, 72362614232.0]
+        ),
+        y,
+    )
+    bottom = jnp.polyval(
+        jnp.array([1.0, 376.9991397, 99447.43394, 18583304.74, 2300535178.0, 144725228442.0]), y
+    )
+    far = jnp.maximum(q, 8.0)
+    z = 8.0 / far
+    amplitude = jnp.polyval(
+        jnp.array([-0.240337019e-6, 0.2457520174e-5, -0.3516396496e-4, 0.183105e-2, 1.0]), z**2
+    )
+    phase = jnp.polyval(
+        jnp.array(
+            [0.105787412e-6, -0.88228987e-6, 0.8449199096e-5, -0.2002690873e-3, 0.04687499995]
+        ),
+        z**2,
+    )
+    angle = far - 0.75 * jnp.pi
+    wave = jnp.sqrt(2 / (jnp.pi * far)) * (amplitude * jnp.cos(angle) - z * phase * jnp.sin(angle))
+    return 2 * jnp.where(q < 8.0, top / bottom, wave / far)
+
+
+def _parabola_ratio(q):
+    """3 (sin q - q cos q)/q^3, by its series near zero."""
+    small = q < 0.3
+    y = q**2
+    series = 1 - y / 10 * (1 - y / 28 * (1 - y / 54 * (1 - y / 88)))
+    safe = jnp.where(small, 1.0, q)
+    return jnp.where(small, series, 3 * (jnp.sin(safe) - safe * jnp.cos(safe)) / safe**3)
+
+
+class Instrument(eqx.Module):
+    """Maps a depth on a fine grid to the depth in each pixel, for given v_sini and v_mac.
+
+    Made by `Instrument.build`; every array is fixed, so the instrument is linear in the depth and
+    differentiable in the velocities.
+    """
+
+    wavelength: Float64[Array, " fine"]  # vacuum Angstrom, observed frame, uniform in ln
+    frequency: Float64[Array, " frequency"]  # cycles per unit of ln(wavelength)
+    taper: Float64[Array, " fine"]
+    first: Int[Array, " pixel"]  # fine pixel of the first weight of each row
+    weights: Float64[Array, "pixel tap"]
+    fft_length: int = eqx.field(static=True)
+
+    @classmethod
+    def build(
+        cls,
+        wavelength: Float64[np.ndarray, " pixel"],
+        width: Float64[np.ndarray, " pixel"],
+        resolution: float | Float64[np.ndarray, " pixel"],
+        *,
+        step: float,
+        velocities: Velocities,
+    ) -> "Instrument":
+        """Lay the fine grid around the pixels and compute their weights.
+
+        Parameters
+        ----------
+        wavelength, width
+            Centres and widths of the pixels [vacuum Angstrom], any order.
+        resolution
+            Resolving power lambda / FWHM, one number or one a pixel.
+        step
+            Of the fine grid in ln(wavelength).
+        velocities
+            The largest v_sini and v_mac; the grid leaves room for their kernels.
+        """
+        center = np.log(wavelength)
+        half = 0.5 * width / wavelength
+        sigma = np.broadcast_to(1 / (_FWHM * np.asarray(resolution, np.float64)), center.shape)
+        edge = margin(step, velocities)
+        reach = half + _SIGMAS * sigma + _STENCIL * step
+        start = np.min(center - reach) - edge
+        count = int(np.ceil((np.max(center + reach) + edge - start) / step)) + 1
+        first, weights = _rows(center - start, half, sigma, step)
+        ramp = np.clip((np.arange(count) + 1) / (_TAPER + 1), 0, 1)
+        taper = np.sin(0.5 * np.pi * np.minimum(ramp, ramp[::-1])) ** 2
+        length = int(next_fast_len(count, real=True))
+        return cls(
+            wavelength=jnp.asarray(np.exp(start + step * np.arange(count))),
+            frequency=jnp.asarray(np.fft.rfftfreq(length, step)),
+            taper=jnp.asarray(taper),
+            first=jnp.asarray(first),
+            weights=jnp.asarray(weights),
+            fft_length=length,
+        )
+
+    def broaden(
+        self,
+        depth: Float[Array, "*batch fine"],
+        v_sini: Float[Array, ""],
+        v_mac: Float[Array, ""],
+    ) -> Float64[Array, "*batch fine"]:
+        """Apply rotation and macroturbulence [km/s] to depths on the fine grid."""
+        transfer = rotation_transfer(self.frequency, v_sini)
+        transfer = transfer * macroturbulence_transfer(self.frequency, v_mac)
+        spectrum = jnp.fft.rfft(depth.astype(jnp.float64) * self.taper, self.fft_length)
+        broad = jnp.fft.irfft(spectrum * transfer, self.fft_length)
+        return broad[..., : depth.shape[-1]]
+
+    def to_pixels(self, depth: Float[Array, "*batch fine"]) -> Float64[Array, "*batch pixel"]:
+        """Apply the line spread and integrate over each pixel."""
+
+        def add_tap(total, tap):
+            offset, weight = tap
+            return total + depth[..., self.first + offset] * weight, None
+
+        # One tap after another keeps the memory of a batch at [batch, pixel].
+        taps = (jnp.arange(self.weights.shape[1]), self.weights.T)
+        zero = jnp.zeros((*depth.shape[:-1], self.first.shape[0]))
+        return jax.lax.scan(add_tap, zero, taps)[0]
+
+    def __call__(
+        self,
+        depth: Float[Array, "*batch fine"],
+        v_sini: Float[Array, ""],
+        v_mac: Float[Array, ""],
+    ) -> Float64[Array, "*batch pixel"]:
+        """Depth in each pixel from the depth on the fine grid."""
+        return self.to_pixels(self.broaden(depth, v_sini, v_mac))
+
+
+def margin(step: float, velocities: Velocities) -> float:
+    """Length in ln(wavelength) that broadening and taper spoil at either end of a fine grid."""
+    broad = velocities.v_sini + _MACRO_REACH * velocities.v_mac
+    return broad / SPEED_OF_LIGHT + (_TAPER + 1) * step
+
+
+def inside(
+    wavelength: Float64[np.ndarray, " pixel"],
+    width: Float64[np.ndarray, " pixel"],
+    resolution: float | Float64[np.ndarray, " pixel"],
+    *,
+    step: float,
+    velocities: Velocities,
+    limits: tuple[float, float],
+) -> np.ndarray:
+    """Which pixels can be modelled from wavelengths within `limits`, for every allowed velocity.
+
+    Raises
+    ------
+    InputError
+        If there is no such pixel.
+    """
+    sigma = 1 / (_FWHM * np.asarray(resolution, np.float64))
+    reach = 0.5 * width / wavelength + _SIGMAS * sigma + (_STENCIL + 1) * step
+    reach = reach + margin(step, velocities)
+    log = np.log(wavelength)
+    lower = np.log(limits[0]) + np.log1p(velocities.v_rad_upper / SPEED_OF_LIGHT)
+    upper = np.log(limits[1]) + np.log1p(velocities.v_rad_lower / SPEED_OF_LIGHT)
+    usable = (log - reach >= lower) & (log + reach <= upper)
+    if not usable.any():
+        raise InputError(
+            f"wavelength: the spectrum covers {wavelength.min():.1f} .. {wavelength.max():.1f} "
+            f"Angstrom (vacuum), but the emulator can model {np.exp(lower + reach.min()):.1f} .. "
+            f"{np.exp(upper - reach.min()):.1f} at this velocity and resolution; choose another "
+            "emulator or check the wavelength unit"
+        )
+    return usable
+
+
+def _rows(center, half, sigma, step):
+    """Weights of fine pixels in each pixel: line spread integrated over the pixel.
+
+    The spectrum between fine pixels is the six-point Lagrange interpolant; the line spread,
+    integrated over the pixel in closed form, is summed on `_PARTS` points a fine pixel.
+    """
+    reach = half + _SIGMAS * sigma
+    base = np.floor((center - reach) / step).astype(np.int64)
+    bins = int(np.ceil(np.max(2 * reach) / step)) + 2
+    part = np.arange(_PARTS) / _PARTS
+    position = (base[:, None, None] + np.arange(bins)[None, :, None] + part) * step
+    offset = position - center[:, None, None]
+    spread = sigma[:, None, None]
+    kernel = ndtr((offset + half[:, None, None]) / spread)
+    kernel -= ndtr((offset - half[:, None, None]) / spread)
+    kernel[np.abs(offset) > reach[:, None, None]] = 0.0
+    nodes = np.arange(_STENCIL) - (_STENCIL // 2 - 1)
+    lagrange = np.ones((_PARTS, _STENCIL))
+    for i, node in enumerate(nodes):
+        for other in np.delete(nodes, i):
+            lagrange[:, i] *= (part - other) / (node - other)
+    spread_out = kernel @ lagrange  # [pixel, bin, stencil]
+    weights = np.zeros((len(center), bins + _STENCIL - 1))
+    for i in range(_STENCIL):
+        weights[:, i : i + bins] += spread_out[:, :, i]
+    return base + nodes[0], weights / weights.sum(axis=1, keepdims=True)

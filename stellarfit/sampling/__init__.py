@@ -1,0 +1,6 @@
+"""Posterior sampling: one contract, two backends (NumPyro and BlackJAX)."""
+
+from .posterior import Posterior
+from .sample import BACKENDS, sample
+
+__all__ = ["BACKENDS", "Posterior", "sample"]

@@ -1,0 +1,32 @@
+"""The no-U-turn sampler of BlackJAX."""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from blackjax.mcmc import hmc, nuts
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .base import AbstractSampler, Draw, State
+
+
+class BlackJAXNUTS(AbstractSampler):
+    """One transition of ``blackjax.nuts``."""
+
+    name: ClassVar[str] = "blackjax"
+
+    def step(
+        self, target: Any, key: PRNGKeyArray, state: State, step_size: Float[Array, ""]
+    ) -> tuple[State, Draw]:
+        kernel = nuts.build_kernel()
+        after, info = kernel(
+            key, hmc.HMCState(*state), target, step_size, jnp.ones_like(state.position)
+        )
+        draw = Draw(
+            position=after.position,
+            log_density=after.logdensity,
+            energy=info.energy,
+            diverging=info.is_divergent,
+            num_leapfrogs=info.num_integration_steps,
+            acceptance=info.acceptance_rate,
+        )
+        return State(after.position, after.logdensity, after.logdensity_grad), draw

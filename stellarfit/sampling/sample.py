@@ -1,0 +1,139 @@
+"""Draw from the posterior of one star."""
+
+import time
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+from emulators.errors import InputError
+
+from .. import flags as flag_table
+from ..fit import Fit, fit
+from ..model import Problem
+from .base import AbstractSampler, run
+from .posterior import Posterior
+
+BACKENDS = ("numpyro", "blackjax")
+
+
+class Whitened(eqx.Module):
+    """A problem's log density where its Laplace approximation is a standard normal."""
+
+    problem: Problem
+    center: Float64[Array, " parameter"]
+    scale: Float64[Array, "parameter parameter"]
+
+    def position(self, z: Float[Array, " parameter"]) -> Float64[Array, " parameter"]:
+        """The problem's unbounded position."""
+        return self.center + self.scale @ z
+
+    def __call__(self, z: Float[Array, " parameter"]) -> Float64[Array, ""]:
+        return self.problem.log_density(self.position(z))
+
+
+def make_sampler(backend: str) -> AbstractSampler:
+    """The sampler of a backend; the other library is not imported."""
+    if backend == "numpyro":
+        from .numpyro_nuts import NumPyroNUTS
+
+        return NumPyroNUTS()
+    if backend == "blackjax":
+        from .blackjax_nuts import BlackJAXNUTS
+
+        return BlackJAXNUTS()
+    raise InputError(f"backend: {backend!r} is not known; give {' or '.join(map(repr, BACKENDS))}")
+
+
+def sample(
+    spectrum: Any,
+    emulator: Any = None,
+    *,
+    backend: str = "numpyro",
+    num_chains: int = 4,
+    num_warmup: int = 40,
+    num_samples: int = 250,
+    seed: int = 0,
+    fit: Fit | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Posterior:
+    """Sample the posterior of one spectrum by NUTS, started from the Laplace approximation.
+
+    Chains start at draws from the Laplace approximation and move in the coordinates that it
+    whitens, so a few leapfrogs make a draw and the warm-up only has to settle the step size.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    emulator : Emulator, optional
+        The shipped default otherwise.
+    backend : {"numpyro", "blackjax"}
+    num_chains, num_warmup, num_samples : int
+        Chains, and steps of each.
+    seed : int
+        Of everything random here; recorded in the result.
+    fit : Fit, optional
+        A fit of this spectrum to start from; made here with `options` otherwise.
+    progress : bool
+        Show a progress bar.
+    **options
+        Of `stellarfit.fit`: ``fixed``, ``priors``, ``noise``, ...
+
+    Returns
+    -------
+    Posterior
+        Its `flags` say whether the chains can be trusted; what is set is warned of.
+    """
+    sampler = make_sampler(backend)
+    for key, value, least in (
+        ("num_chains", num_chains, 1),
+        ("num_warmup", num_warmup, 0),
+        ("num_samples", num_samples, 4),
+    ):
+        if value < least:
+            raise InputError(f"{key}: {value}; give {least} or more")
+    found = _fit(spectrum, emulator, options) if fit is None else fit
+    began = time.perf_counter()
+    target = Whitened(found.problem, found.laplace.mode, found.laplace.scale())
+    start_key, run_key = jax.random.split(jax.random.key(seed))
+    initial = jax.random.normal(start_key, (num_chains, len(found.names)), jnp.float64)
+    chains = run(
+        sampler,
+        target,
+        initial,
+        run_key,
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        progress=progress,
+    )
+    position = jax.vmap(jax.vmap(target.position))(jnp.asarray(chains.draws.position))
+    posterior = Posterior(
+        names=found.names,
+        samples=np.asarray(jax.vmap(jax.vmap(found.problem.prior.values))(position)),
+        stats={
+            "diverging": chains.draws.diverging,
+            "energy": chains.draws.energy,
+            "lp": chains.draws.log_density,
+            "n_steps": chains.draws.num_leapfrogs,
+            "acceptance_rate": chains.draws.acceptance,
+        },
+        fit=found,
+        backend=backend,
+        seed=seed,
+        num_warmup=num_warmup,
+        step_size=chains.step_size,
+        seconds=time.perf_counter() - began,
+    )
+    for sentence in flag_table.describe(posterior.flags):
+        warnings.warn(sentence, stacklevel=2)
+    return posterior
+
+
+def _fit(spectrum, emulator, options):
+    # `fit` the argument hides `fit` the function in `sample`.
+    return fit(spectrum, emulator, **options)

@@ -1,0 +1,162 @@
+"""A first guess: cross-correlate the data with a few template spectra over all velocities.
+
+The posterior in radial velocity has one maximum for every accidental match of lines, so the
+optimiser must start in the right one. Here each template is tried at every velocity of the prior
+with the continuum marginalised, on a coarse grid where a velocity is a whole number of bins.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64
+from scipy.ndimage import gaussian_filter1d
+from scipy.stats import qmc
+
+from .instrument import SPEED_OF_LIGHT
+from .priors import Prior
+
+_NUM_TEMPLATES = 64  # a power of two keeps the Sobol sequence balanced
+_TYPICAL_V_SINI = 6.0  # km/s
+_FWHM = 2.3548200450309493
+
+
+class Guess(NamedTuple):
+    """Starting values, best first: one row a template at its best velocity."""
+
+    values: Float64[np.ndarray, "start parameter"]
+    v_rad: float
+
+
+def first_guess(
+    spectrum: Any,
+    emulator: Any,
+    prior: Prior,
+    fixed: dict[str, float],
+    resolution: float | Float64[np.ndarray, " pixel"],
+    *,
+    seed: int = 0,
+) -> Guess:
+    """Rank templates spread over the prior by how well they match at their best velocity.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    emulator : Emulator
+    prior, fixed
+        Abundance ratios stay at the middle of their priors, or at 0 where that is inside.
+    resolution
+        Resolving power; its median blurs the templates.
+    seed
+        Of the Sobol sequence of templates.
+    """
+    templates = _templates(prior, seed)
+    space = emulator.label_space
+    labels = np.stack(
+        [
+            templates[:, prior.names.index(name)]
+            if name in prior.names
+            else np.full(len(templates), fixed[name])
+            for name in space.names
+        ],
+        axis=1,
+    )
+    step = emulator.step
+    low, high = np.log(emulator.wavelength_range)
+    count = int((high - low) / step) + 1
+    grid = np.exp(low + step * np.arange(count))
+    depth = 1 - np.asarray(_evaluate(emulator, jnp.asarray(labels), jnp.asarray(grid)), np.float64)
+    line_spread = 1 / (_FWHM * float(np.median(resolution)))
+    blur = np.hypot(line_spread, 0.6 * _TYPICAL_V_SINI / SPEED_OF_LIGHT)
+    flux = 1 - gaussian_filter1d(depth, blur / step, axis=1, mode="constant")
+
+    lags = _lags(prior, fixed, step)
+    chi2 = _match(spectrum, flux, low, step, lags)
+    best_lag = np.argmin(chi2, axis=1)
+    order = np.argsort(np.min(chi2, axis=1))
+    velocity = SPEED_OF_LIGHT * np.expm1(_refine(chi2, best_lag, lags) * step)
+    values = templates.copy()
+    if "v_rad" in prior.names:
+        values[:, prior.names.index("v_rad")] = velocity
+    return Guess(values[order], float(velocity[order[0]]))
+
+
+def _templates(prior, seed):
+    """Free parameters of the templates: spread in the leading labels, central in the others."""
+    lower, upper = np.asarray(prior.lower), np.asarray(prior.upper)
+    mean, precision = np.asarray(prior.mean), np.asarray(prior.precision)
+    spread = [i for i, name in enumerate(prior.names) if not name.endswith("_fe")]
+    spread = [i for i in spread if prior.names[i] not in ("v_rad", "v_sini", "v_mac")]
+    values = np.tile(np.clip(0.0, lower, upper), (_NUM_TEMPLATES, 1))
+    for i, name in enumerate(prior.names):
+        if name in ("v_sini", "v_mac"):
+            values[:, i] = np.clip(_TYPICAL_V_SINI, lower[i], upper[i])
+    if spread:
+        unit = qmc.Sobol(len(spread), seed=np.random.default_rng(seed)).random(_NUM_TEMPLATES)
+        values[:, spread] = lower[spread] + (upper - lower)[spread] * unit
+    gaussian = precision > 0
+    values[:, gaussian] = mean[gaussian]
+    return values
+
+
+@eqx.filter_jit
+def _evaluate(emulator, labels, wavelength):
+    encoding = emulator.encode(wavelength)
+    return jax.lax.map(lambda one: emulator.flux_at(one, encoding), labels)
+
+
+def _lags(prior, fixed, step):
+    """Velocities of the prior in whole bins."""
+    if "v_rad" in prior.names:
+        i = prior.names.index("v_rad")
+        ends = np.array([float(prior.lower[i]), float(prior.upper[i])])
+    else:
+        ends = np.full(2, fixed["v_rad"])
+    first, last = np.round(np.log1p(ends / SPEED_OF_LIGHT) / step).astype(int)
+    return np.arange(first, last + 1)
+
+
+def _match(spectrum, flux, low, step, lags):
+    """chi^2 of each template at each lag, continuum coefficients at their best: [template, lag]."""
+    good = spectrum.good
+    bins = np.round((np.log(spectrum.wavelength[good]) - low) / step).astype(int)
+    count = flux.shape[1]
+    near = (bins >= lags.min()) & (bins < count + lags.max())
+    bins, values = bins[near], spectrum.flux[good][near]
+    weights = spectrum.ivar[good][near]
+    start, size = bins.min(), bins.max() - bins.min() + 1
+    weight = np.bincount(bins - start, weights, minlength=size)
+    data = np.bincount(bins - start, weights * values, minlength=size)
+    data = np.where(weight > 0, data / np.where(weight > 0, weight, 1.0), 0.0)
+    degree = int(np.clip(np.ceil(size * step * 5000 / 70), 1, 6))
+    basis = np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, size), degree)
+    linear = (weight * data)[:, None] * basis
+    square = weight[:, None] * (basis[:, :, None] * basis[:, None, :]).reshape(size, -1)
+    total = float(np.sum(weight * data**2))
+    # Bin i of the data sees bin i + start - lag of the template; beyond it there are no lines.
+    left = max(0, int(lags.max() - start))
+    right = max(0, int(start + size - lags.min() - count))
+    padded = np.pad(flux, ((0, 0), (left, right)), constant_values=1.0)
+    result = np.empty((len(flux), len(lags)))
+    for i, template in enumerate(padded):
+        windows = np.lib.stride_tricks.sliding_window_view(template, size)[start + left - lags]
+        right_side = windows @ linear
+        matrix = (windows**2 @ square).reshape(len(lags), degree + 1, degree + 1)
+        matrix += 1e-9 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] * np.eye(degree + 1)
+        solution = np.linalg.solve(matrix, right_side[:, :, None])[:, :, 0]
+        result[i] = total - np.sum(right_side * solution, axis=1)
+    return result
+
+
+def _refine(chi2, best, lags):
+    """Lag of the minimum of the parabola through the best lag and its neighbours."""
+    row = np.arange(len(chi2))
+    if len(lags) < 3:
+        return lags[best].astype(float)
+    middle = np.clip(best, 1, len(lags) - 2)
+    left, center, right = chi2[row, middle - 1], chi2[row, middle], chi2[row, middle + 1]
+    bend = left - 2 * center + right
+    offset = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1.0), 0.0)
+    return lags[middle] + np.clip(offset, -1.0, 1.0)
