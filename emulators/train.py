@@ -222,7 +222,7 @@ def train(
     emulator = Emulator(
         state.model,
         (float(data.wavelength[0]), float(data.wavelength[-1])),
-        data.step,
+        float(data.step),
         fit_error_model(residuals, np.asarray(data.wavelength), config.num_modes),
         {
             "training": row,
