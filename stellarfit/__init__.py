@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emulators.errors import InputError
 
     from .catalog import read_catalog, write_catalog
-    from .fit import Fit, fit
+    from .fitting import Fit, fit
     from .model import stellar_model
     from .readers import read_spectrum
     from .sampling import Posterior, sample
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Fit": "stellarfit.fit",
+    "Fit": "stellarfit.fitting",
     "InputError": "emulators.errors",
     "MaskBit": "stellarfit.spectrum",
     "Posterior": "stellarfit.sampling",
     "Spectrum": "stellarfit.spectrum",
-    "fit": "stellarfit.fit",
+    "fit": "stellarfit.fitting",
     "load_emulator": "emulators.emulator",
     "read_catalog": "stellarfit.catalog",
     "read_spectrum": "stellarfit.readers",

@@ -131,7 +131,7 @@ def stellar_model(
     import numpyro
 
     if fit is None:
-        from .fit import fit as run_fit
+        from .fitting import fit as run_fit
 
         fit = run_fit(spectrum, emulator, **options)
     problem: Problem = fit.problem

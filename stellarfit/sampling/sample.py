@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float64
 from emulators.errors import InputError
 
 from .. import flags as flag_table
-from ..fit import Fit, fit
+from ..fitting import Fit, fit
 from ..model import Problem
 from .base import AbstractSampler, run
 from .posterior import Posterior
