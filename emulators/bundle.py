@@ -50,7 +50,7 @@ def read_bundle(
         with h5py.File(path, "r") as file:
             found, seal = file.attrs.get("kind"), file.attrs.get("sha256")
             # Every dataset is an array, if only of no dimension.
-            contents = {name: np.asarray(file[name]) for name in file}
+            contents = {str(name): np.asarray(file[name]) for name in file}
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise InputError(f"{kind}: {path} is truncated or not HDF5; copy it again") from error
     if found != kind:

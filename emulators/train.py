@@ -47,7 +47,8 @@ class TrainResult(NamedTuple):
 
 
 class _State(NamedTuple):
-    model: TransformerPayne
+    # A TransformerPayne; optax knows it as a tree of arrays only.
+    model: Any
     optimizer: Any
     step: Array
 
@@ -126,7 +127,7 @@ def _make_steps(
         return _State(model, moments, state.step + 1), loss
 
     def steps(state: _State, stars: Array, count: Array, data: TrainingData):
-        encoding = state.model.encode(data.wavelength)
+        encoding = state.model.encode(jnp.asarray(data.wavelength))
         if whole:
             rows = ((0, padded - total), (0, 0))
             encoding = jax.tree.map(lambda table: jnp.pad(table, rows), encoding)
@@ -212,7 +213,8 @@ def train(
         key=jax.random.key(config.seed),
     )
     optimizer = make_optimizer(config, model)
-    state = _State(model, optimizer.init(model), jnp.zeros((), jnp.int32))
+    weights: Any = model
+    state = _State(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
     state, curve = _run(config, data, validation, optimizer, state, run_dir, progress)
 
     residuals = evaluate(state.model, validation, residuals=True).astype(np.float64)

@@ -82,7 +82,9 @@ def evaluate(model: TransformerPayne, data: TrainingData, *, residuals: bool = F
     """
     data = data.on_device()
     return np.asarray(
-        _evaluate(model, model.encode(data.wavelength), data.step, *data[:3], residuals)
+        _evaluate(
+            model, model.encode(jnp.asarray(data.wavelength)), data.step, *data[:3], residuals
+        )
     )
 
 

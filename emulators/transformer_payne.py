@@ -30,7 +30,7 @@ _ROLES: dict[str, Literal["input", "hidden", "output"]] = {
 }
 
 # Pixels a chunk: on a CPU the activations of a chunk stay in the cache; a GPU wants few, big ones.
-_CHUNK = {"cpu": 1024}
+_CHUNK = {"cpu": 2048}
 _CHUNK_ACCELERATOR = 32768
 
 

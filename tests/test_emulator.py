@@ -57,7 +57,9 @@ def test_truncated_file_is_refused(saved):
 def test_changed_weight_is_refused(saved):
     _, path = saved
     with h5py.File(path, "r+") as file:
-        file["model.up"][0, 0, 0] += 1e-6
+        weights = file["model.up"]
+        assert isinstance(weights, h5py.Dataset)
+        weights[0, 0, 0] += 1e-6
     with pytest.raises(InputError, match="sha256"):
         Emulator.load(path)
 
@@ -65,7 +67,7 @@ def test_changed_weight_is_refused(saved):
 def test_changed_record_is_refused(saved):
     _, path = saved
     with h5py.File(path, "r+") as file:
-        record = json.loads(file["record"][:].tobytes())
+        record = json.loads(np.asarray(file["record"]).tobytes())
         record["wavelength_range"] = [1000.0, 9000.0]
         del file["record"]
         file["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
-import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,7 @@ import pytest
 from tiny import LABELS, tiny_data
 
 from emulators import train as train_module
+from emulators.bundle import read_bundle
 from emulators.emulator import Emulator
 from emulators.errors import InputError
 from emulators.ledger import COLUMNS, append_row, read_rows
@@ -81,14 +82,16 @@ def test_learns_and_records(finished):
     )
     np.testing.assert_allclose(result.row["mse_test"], np.mean((exact - TEST.flux) ** 2), rtol=1e-3)
     assert undithered != pytest.approx(result.row["mse_test"], rel=1e-4)
-    np.testing.assert_allclose(again.error_model.mse, result.row["mse_validation"], rtol=1e-6)
+    fitted = again.error_model
+    assert fitted is not None
+    np.testing.assert_allclose(fitted.mse, result.row["mse_validation"], rtol=1e-6)
 
 
 def test_ledger_row(finished):
     folder, result = finished
     (row,) = read_rows(folder / "runs.jsonl")
     assert row == result.row and tuple(row) == COLUMNS
-    model = result.emulator.model
+    model = run_start()
     assert row["spectra_seen"] == 400 and row["unique_spectra"] == 64
     assert row["flops"] == 3 * 400 * model.flops(200)
     assert row["flops_spent"] == 3 * 400 * model.flops(256)
@@ -126,7 +129,7 @@ import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_train import run
 print("ready", flush=True)
-run({folder!r}, resume={resume}, steps=600)
+run({folder!r}, resume={resume}, steps=400)
 """
 
 
@@ -137,7 +140,7 @@ def child(folder, resume):
 
 
 def test_killed_run_ends_with_the_same_bits(tmp_path):
-    whole = run(tmp_path / "whole", steps=600)
+    whole = run(tmp_path / "whole", steps=400)
     killed = tmp_path / "killed"
     process = child(killed, resume=False)
     try:
@@ -151,15 +154,16 @@ def test_killed_run_ends_with_the_same_bits(tmp_path):
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "emulator.h5").exists()
-    with h5py.File(killed / "checkpoint.h5") as file:
-        assert 0 < int(file[".step"][()]) < 600
-    resumed = run(killed, resume=True, steps=600)
+    arrays, _ = read_bundle(killed / "checkpoint.h5", "checkpoint")
+    assert 0 < int(arrays[".step"]) < 400
+    resumed = run(killed, resume=True, steps=400)
     np.testing.assert_array_equal(resumed.loss, whole.loss)
     np.testing.assert_array_equal(resumed.validation, whole.validation)
-    with h5py.File(tmp_path / "whole/checkpoint.h5") as a, h5py.File(killed / "checkpoint.h5") as b:
-        assert set(a) == set(b)
-        for name in set(a) - {"record"}:
-            np.testing.assert_array_equal(a[name][()], b[name][()], err_msg=name)
+    expected, _ = read_bundle(tmp_path / "whole/checkpoint.h5", "checkpoint")
+    found, _ = read_bundle(killed / "checkpoint.h5", "checkpoint")
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     for key in set(COLUMNS) - {"run_id", "seconds", "tflops"}:
         assert resumed.row[key] == whole.row[key], key
     assert len(read_rows(killed / "runs.jsonl")) == 1
@@ -172,7 +176,6 @@ def test_where_a_run_is_interrupted_changes_nothing(finished, tmp_path):
 
 
 def test_nan_loss_stops_and_names_the_step(tmp_path, monkeypatch):
-    config = TrainConfig(**{"steps": 100, **SMALL})
     # A rate that is NaN from step 37 on makes the loss NaN at step 38.
     monkeypatch.setattr(
         TrainConfig, "rate", lambda self, step: jnp.where(jnp.asarray(step) < 37, 1e-3, jnp.nan)
@@ -180,9 +183,8 @@ def test_nan_loss_stops_and_names_the_step(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="loss is nan at step 38; lower learning_rate"):
         run(tmp_path / "run")
     assert not (tmp_path / "run/emulator.h5").exists()
-    with h5py.File(tmp_path / "run/checkpoint.h5") as file:
-        assert int(file[".step"][()]) == 30 and np.isfinite(file[".model.up"][()]).all()
-    assert config.steps == 100
+    arrays, _ = read_bundle(tmp_path / "run/checkpoint.h5", "checkpoint")
+    assert int(arrays[".step"]) == 30 and np.isfinite(arrays[".model.up"]).all()
 
 
 def test_rate_by_hand():
@@ -242,7 +244,7 @@ def test_other_ways_to_train_learn_the_same(finished, tmp_path, settings):
         np.log(other.row["mse_test"]), np.log(result.row["mse_test"]), atol=0.7
     )
     if "num_pixels" in settings:
-        assert other.row["flops"] == 3 * 400 * other.emulator.model.flops(64)
+        assert other.row["flops"] == 3 * 400 * run_start().flops(64)
 
 
 def test_dither_is_applied():
@@ -319,7 +321,7 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_ledger_refuses_what_it_does_not_know(tmp_path):
-    row = dict.fromkeys(COLUMNS, 0)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, 0)
     append_row(tmp_path / "runs.jsonl", row)
     append_row(tmp_path / "runs.jsonl", {**row, "run_id": 1})
     append_row(tmp_path / "runs.jsonl", row)

@@ -205,7 +205,7 @@ def test_every_leaf_has_a_role():
     with pytest.raises(InputError, match="'bias' has no role"):
         model._leaf("bias")
     with pytest.raises(InputError, match="role 'gain'"):
-        Standard().init_std(Leaf("gain", "gain", 1, 32))
+        Standard().init_std(Leaf("gain", "gain", 1, 32))  # pyright: ignore[reportArgumentType]
 
 
 def test_the_corner_of_the_box_is_finite():
