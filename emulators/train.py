@@ -90,9 +90,9 @@ def _pixels_per_step(config: TrainConfig, total: int) -> tuple[int, int]:
 def _make_steps(
     config: TrainConfig, data: TrainingData, optimizer: optax.GradientTransformation
 ) -> Callable:
-    """The compiled inner loop: up to `steps_per_call` steps, as many as asked.
+    """The compiled inner loop: one step for each row of stars.
 
-    One program serves every length, so where a run was cut never changes its numbers.
+    Its length is known to the compiler, or a GPU would wait for the host after every step.
     """
     total = data.flux.shape[1]
     used, padded = _pixels_per_step(config, total)
@@ -126,19 +126,13 @@ def _make_steps(
         model = optax.apply_updates(state.model, updates)
         return _State(model, moments, state.step + 1), loss
 
-    def steps(state: _State, stars: Array, count: Array, data: TrainingData):
+    def steps(state: _State, stars: Array, data: TrainingData):
         encoding = state.model.encode(jnp.asarray(data.wavelength))
         if whole:
             rows = ((0, padded - total), (0, 0))
             encoding = jax.tree.map(lambda table: jnp.pad(table, rows), encoding)
 
-        def body(number, carry):
-            state, losses = carry
-            state, loss = one_step(state, stars[number], data, encoding)
-            return state, losses.at[number].set(loss)
-
-        losses = jnp.zeros(config.steps_per_call, jnp.float32)
-        return jax.lax.fori_loop(0, count, body, (state, losses))
+        return jax.lax.scan(lambda now, rows: one_step(now, rows, data, encoding), state, stars)
 
     return jax.jit(steps)
 
@@ -286,22 +280,19 @@ def _run(config, data, validation, optimizer, state, run_dir, progress) -> tuple
     step = int(state.step)
     if step >= config.steps:
         return state, curve
-    stars = jnp.zeros((config.steps_per_call, config.batch_size), jnp.int32)
-    # Compiled before the clock starts, so that seconds are training seconds.
-    take_steps = (
-        _make_steps(config, data, optimizer).lower(state, stars, jnp.int32(0), data).compile()
-    )
+    steps = _make_steps(config, data, optimizer)
+    compiled = {}
     with _progress_bar(progress, config.steps, step) as advance:
         while step < config.steps:
-            ends = [step + config.steps_per_call, config.steps]
-            for every in (config.checkpoint_every, config.validate_every):
-                ends.append((step // every + 1) * every)
-            count = min(ends) - step
+            count = min(config.steps_per_call, config.steps - step)
             drawn = _draw_stars(config.seed, step, count, config.batch_size, len(data.flux))
-            drawn = np.pad(drawn, ((0, config.steps_per_call - count), (0, 0)))
+            stars = jnp.asarray(drawn)
+            if count not in compiled:
+                # Outside the clock, so that seconds are training seconds.
+                compiled[count] = steps.lower(state, stars, data).compile()
             start = time.perf_counter()
-            state, losses = take_steps(state, jnp.asarray(drawn), jnp.int32(count), data)
-            losses = np.asarray(losses)[:count]
+            state, losses = compiled[count](state, stars, data)
+            losses = np.asarray(losses)
             curve = curve._replace(seconds=curve.seconds + time.perf_counter() - start)
             if not np.isfinite(losses).all():
                 bad = step + int(np.argmin(np.isfinite(losses)))

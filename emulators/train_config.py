@@ -40,7 +40,8 @@ class TrainConfig:
     seed
         Of the weights, the order of the stars and the pixels drawn.
     checkpoint_every, validate_every
-        Steps between checkpoints, and between evaluations on the validation spectra.
+        Steps between checkpoints, and between evaluations on the validation spectra; multiples
+        of `steps_per_call`.
     steps_per_call
         Steps compiled into one call of the device.
     num_modes
@@ -80,6 +81,14 @@ class TrainConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "validate_every", "steps_per_call"):
             if getattr(self, name) < 1:
                 raise InputError(f"train: {name} is {getattr(self, name)}; give at least 1")
+
+        # Calls then end at the same steps whether or not a run was interrupted: the same bits.
+        for name in ("checkpoint_every", "validate_every"):
+            if getattr(self, name) % self.steps_per_call:
+                raise InputError(
+                    f"train: {name} is {getattr(self, name)}; give a multiple of steps_per_call "
+                    f"({self.steps_per_call})"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy; the parametrization by its class and its settings."""
