@@ -16,7 +16,7 @@ from .flags import Flag, edge_flag
 from .laplace import Laplace, laplace
 from .mask import Mismatch
 from .model import Problem
-from .optimize import Optimum, maximize, measure
+from .optimize import Optimum, maximize
 from .priors import VELOCITIES, make_prior
 from .setup import Setup
 
@@ -50,7 +50,7 @@ class Fit:
         With photon noise and the emulator's covariance only, so a model that misses the data shows.
     flags : int
         Bits of `stellarfit.flags.Flag`.
-    model_flux, model_continuum : [pixel]
+    model_flux, continuum : [pixel]
         On the pixels of `spectrum`, in the unit of its flux; NaN where the model does not reach.
     weight : [pixel]
         Factor on the pixel's weight by the rule of `stellarfit.mask`; 0 where not fitted.
@@ -74,7 +74,7 @@ class Fit:
     dof: int
     flags: int
     model_flux: Float64[np.ndarray, " pixel"]
-    model_continuum: Float64[np.ndarray, " pixel"]
+    continuum: Float64[np.ndarray, " pixel"]
     weight: Float64[np.ndarray, " pixel"]
     mismatch: float
     spectrum: Any
@@ -222,7 +222,8 @@ def fit(
     # The mode that samplers see lies inside the box also where the MAP is on its edge.
     peak = maximize(problem, best.position, 1.0, _MAX_STEPS)
     gaussian = laplace(peak.position, peak.curvature.hessian)
-    photon_only = laplace(peak.position, measure(setup.photons, peak.position, 1.0).hessian)
+    here = maximize(setup.photons, peak.position, 1.0, 1)
+    photon_only = laplace(peak.position, here.curvature.hessian)
     return _report(setup, problem, best, gaussian, photon_only, mismatch, began)
 
 
@@ -304,7 +305,7 @@ def _report(
         dof=dof,
         flags=int(flags),
         model_flux=flux,
-        model_continuum=continuum,
+        continuum=continuum,
         weight=weight,
         mismatch=0.0 if mismatch is None else float(np.sqrt(mismatch.variance)) / setup.level,
         spectrum=spectrum,

@@ -34,8 +34,9 @@ _FWHM = 2.3548200450309493  # of a Gaussian, in sigma
 _SIGMAS = 5.0  # reach of the line spread; 6e-7 of it lies beyond
 _MACRO_REACH = 3.5  # in units of v_mac; 1e-6 of the profile lies beyond
 _TAPER = 16  # fine pixels over which the depth fades to zero at either end
-_STENCIL = 6  # points of the Lagrange interpolation between fine pixels
-_PARTS = 4  # pieces of a fine pixel in the integration of the line spread
+_OVERSAMPLING = 2  # fine pixels a native one: a cool star's line is as narrow as a native pixel
+_LARGEST_STEP = 1.2  # of the fine grid, in sigma of the line spread
+_MOST_OVERSAMPLING = 8
 
 
 class Velocities(NamedTuple):
@@ -169,7 +170,7 @@ class Instrument(eqx.Module):
         half = 0.5 * width / wavelength
         sigma = np.broadcast_to(1 / (_FWHM * np.asarray(resolution, np.float64)), center.shape)
         edge = margin(step, velocities)
-        reach = half + _SIGMAS * sigma + _STENCIL * step
+        reach = half + _SIGMAS * sigma + 2 * step
         start = np.min(center - reach) - edge
         count = int(np.ceil((np.max(center + reach) + edge - start) / step)) + 1
         first, weights = _rows(center - start, half, sigma, step)
@@ -220,6 +221,18 @@ class Instrument(eqx.Module):
         return self.to_pixels(self.broaden(depth, v_sini, v_mac))
 
 
+def fine_step(native_step: float, resolution: float | Float64[np.ndarray, " pixel"]) -> float:
+    """Step in ln(wavelength) of the grid on which the emulator is evaluated.
+
+    Half the native step, or finer where the spectrograph resolves more. Sampling a line of sigma
+    l through a line spread of sigma s with step h errs by exp(-2 (pi l s/h)^2 / (l^2 + s^2)) of
+    its depth: 1e-4 for the narrowest lines (1.1 km/s) at R = 47,000 and h = 5e-6.
+    """
+    sigma = 1 / (_FWHM * float(np.max(resolution)))
+    step = min(native_step / _OVERSAMPLING, _LARGEST_STEP * sigma)
+    return max(step, native_step / _MOST_OVERSAMPLING)
+
+
 def margin(step: float, velocities: Velocities) -> float:
     """Length in ln(wavelength) that broadening and taper spoil at either end of a fine grid."""
     broad = velocities.v_sini + _MACRO_REACH * velocities.v_mac
@@ -243,7 +256,7 @@ def inside(
         If there is no such pixel.
     """
     sigma = 1 / (_FWHM * np.asarray(resolution, np.float64))
-    reach = 0.5 * width / wavelength + _SIGMAS * sigma + (_STENCIL + 1) * step
+    reach = 0.5 * width / wavelength + _SIGMAS * sigma + 3 * step
     reach = reach + margin(step, velocities)
     log = np.log(wavelength)
     lower = np.log(limits[0]) + np.log1p(velocities.v_rad_upper / SPEED_OF_LIGHT)
@@ -260,28 +273,16 @@ def inside(
 
 
 def _rows(center, half, sigma, step):
-    """Weights of fine pixels in each pixel: line spread integrated over the pixel.
+    """Weights of fine pixels in each pixel: the line spread averaged over the pixel.
 
-    The spectrum between fine pixels is the six-point Lagrange interpolant; the line spread,
-    integrated over the pixel in closed form, is summed on `_PARTS` points a fine pixel.
+    Its closed form is sampled on the fine pixels. For smooth functions such a sum converges
+    exponentially: see `fine_step`.
     """
     reach = half + _SIGMAS * sigma
-    base = np.floor((center - reach) / step).astype(np.int64)
-    bins = int(np.ceil(np.max(2 * reach) / step)) + 2
-    part = np.arange(_PARTS) / _PARTS
-    position = (base[:, None, None] + np.arange(bins)[None, :, None] + part) * step
-    offset = position - center[:, None, None]
-    spread = sigma[:, None, None]
-    kernel = ndtr((offset + half[:, None, None]) / spread)
-    kernel -= ndtr((offset - half[:, None, None]) / spread)
-    kernel[np.abs(offset) > reach[:, None, None]] = 0.0
-    nodes = np.arange(_STENCIL) - (_STENCIL // 2 - 1)
-    lagrange = np.ones((_PARTS, _STENCIL))
-    for i, node in enumerate(nodes):
-        for other in np.delete(nodes, i):
-            lagrange[:, i] *= (part - other) / (node - other)
-    spread_out = kernel @ lagrange  # [pixel, bin, stencil]
-    weights = np.zeros((len(center), bins + _STENCIL - 1))
-    for i in range(_STENCIL):
-        weights[:, i : i + bins] += spread_out[:, :, i]
-    return base + nodes[0], weights / weights.sum(axis=1, keepdims=True)
+    first = np.floor((center - reach) / step).astype(np.int64)
+    taps = np.arange(int(np.ceil(2 * np.max(reach) / step)) + 2)
+    offset = (first[:, None] + taps) * step - center[:, None]
+    weights = ndtr((offset + half[:, None]) / sigma[:, None])
+    weights -= ndtr((offset - half[:, None]) / sigma[:, None])
+    weights[np.abs(offset) > reach[:, None]] = 0.0
+    return first, weights / weights.sum(axis=1, keepdims=True)

@@ -96,7 +96,7 @@ class Problem(eqx.Module):
 
 def stellar_model(
     spectrum: Any, emulator: Emulator | None = None, *, fit: Any = None, **options: Any
-) -> Callable[[], dict[str, Array]]:
+) -> Callable[[], dict[str, Any]]:
     """A NumPyro model of one spectrum, to be sampled as it is or extended.
 
     Parameters
@@ -136,7 +136,7 @@ def stellar_model(
         fit = run_fit(spectrum, emulator, **options)
     problem: Problem = fit.problem
 
-    def model() -> dict[str, Array]:
+    def model() -> dict[str, Any]:
         names = problem.prior.names
         values = {name: numpyro.sample(name, problem.prior.distribution(name)) for name in names}
         stacked = jnp.stack([jnp.asarray(values[name], jnp.float64) for name in names])

@@ -108,14 +108,6 @@ class _Search(NamedTuple):
     stop: Array
 
 
-def measure(problem: Problem, position: Float[Array, " parameter"], bounded: float) -> Curvature:
-    """`curvature`, compiled."""
-    return _measure(problem, position, jnp.asarray(bounded, jnp.float64))
-
-
-_measure = eqx.filter_jit(curvature)
-
-
 def maximize(
     problem: Problem, position: Float[Array, " parameter"], bounded: float, max_steps: int
 ) -> Optimum:
@@ -128,7 +120,7 @@ def maximize(
     bounded
         See `objective`.
     max_steps
-        Trials before giving up.
+        Trials before giving up; the first is the start itself, so 1 only measures there.
     """
     return _maximize(problem, position, jnp.asarray(bounded, jnp.float64), jnp.asarray(max_steps))
 
@@ -153,15 +145,11 @@ def _maximize(problem, position, bounded, max_steps):
         finished = _distance(position, new) < _GOOD_ENOUGH
         return _Search(position, new, damping, search.steps + 1, finished | (damping > 1e8))
 
+    # The first trial is the start itself, against an infinite cost: one Jacobian to compile.
+    num = position.shape[0]
+    nowhere = Curvature(jnp.asarray(jnp.inf), jnp.zeros(num), jnp.eye(num))
     start = jnp.clip(position, -_LARGEST_POSITION, _LARGEST_POSITION)
-    first = curvature(problem, start, bounded)
-    search = _Search(
-        start,
-        first,
-        jnp.asarray(1e-2),
-        jnp.asarray(0),
-        _distance(start, first) < _GOOD_ENOUGH,
-    )
+    search = _Search(start, nowhere, jnp.asarray(1e-1), jnp.asarray(0), jnp.asarray(False))
     search = jax.lax.while_loop(
         lambda search: ~search.stop & (search.steps < max_steps), step, search
     )

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, ArrayLike, Float, Float64
 
 from emulators.errors import InputError
 from emulators.labels import LabelSpace
@@ -51,7 +51,7 @@ class Prior(eqx.Module):
         """Values in the box from the unbounded position."""
         return self.lower + (self.upper - self.lower) * jax.nn.sigmoid(position)
 
-    def position(self, values: Float[Array, " parameter"]) -> Float64[Array, " parameter"]:
+    def position(self, values: Float[ArrayLike, " parameter"]) -> Float64[Array, " parameter"]:
         """Unbounded position of values; those on the edge of the box go a little inside."""
         unit = (jnp.asarray(values) - self.lower) / (self.upper - self.lower)
         unit = jnp.clip(unit, 1e-3, 1 - 1e-3)

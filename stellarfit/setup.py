@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int
 from emulators.errors import InputError
 
 from .continuum import Continuum
-from .instrument import Instrument, Velocities, inside, log_shift
+from .instrument import Instrument, Velocities, fine_step, inside, log_shift
 from .mask import Mismatch, find_mismatch
 from .model import Problem, StarModel
 from .noise import Noise
@@ -20,7 +20,6 @@ from .priors import Prior
 from .spectrum import MaskBit
 from .velocity import first_guess
 
-_OVERSAMPLING = 2  # fine pixels a native one: a cool star's line is as narrow as a native pixel
 _WINDOW = 50.0  # km/s on either side of the first guess, in which v_rad is then free
 
 
@@ -89,7 +88,7 @@ class Setup:
         guess = first_guess(spectrum, emulator, prior, held, resolution)
         if "v_rad" in prior.names:
             prior = prior.narrowed("v_rad", guess.v_rad - _WINDOW, guess.v_rad + _WINDOW)
-        step = emulator.step / _OVERSAMPLING
+        step = fine_step(emulator.step, resolution)
         velocities = _velocities(prior, held)
         usable = inside(
             spectrum.wavelength,

@@ -1,0 +1,28 @@
+"""The marginalised polynomial continuum."""
+
+import numpy as np
+import pytest
+
+from emulators.errors import InputError
+from stellarfit.continuum import Continuum
+
+
+def test_basis_spans_polynomials_of_its_degree():
+    wavelength = np.linspace(5100, 5300, 301)
+    continuum = Continuum.build(wavelength, level=50.0, degree=3)
+    truth = 50 * (1 + 0.002 * (wavelength - 5200) - 1e-7 * (wavelength - 5150) ** 3)
+    basis = np.asarray(continuum.basis)
+    coefficients = np.linalg.lstsq(basis, truth, rcond=None)[0]
+    np.testing.assert_allclose(basis @ coefficients, truth, rtol=1e-12)
+    assert np.ptp(basis @ np.asarray(continuum.mean)) == 0  # the prior mean is flat at the level
+    assert (basis @ np.asarray(continuum.mean))[0] == 50
+
+
+@pytest.mark.parametrize(("span", "degree"), [(30, 1), (200, 3), (5000, 10)])
+def test_default_degree_follows_the_span(span, degree):
+    assert Continuum.build(np.linspace(5000, 5000 + span, 50), 1.0).degree == degree
+
+
+def test_negative_degree_is_refused():
+    with pytest.raises(InputError, match="continuum_degree"):
+        Continuum.build(np.linspace(5000, 5100, 50), 1.0, -1)

@@ -1,0 +1,175 @@
+"""One conformance test over both backends: a sampler that passes it may be added."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_star import TRUTH, fake_star
+from jaxtyping import Array
+from tiny import tiny_emulator
+
+from emulators.errors import InputError
+from stellarfit.fitting import fit
+from stellarfit.flags import BAD, Flag
+from stellarfit.sampling import BACKENDS, sample
+from stellarfit.sampling.base import run
+from stellarfit.sampling.diagnostics import e_bfmi, ess, judge, r_hat
+from stellarfit.sampling.sample import make_sampler
+
+
+class Gaussian(eqx.Module):
+    mean: Array
+    precision: Array
+
+    def __call__(self, position):
+        return -0.5 * (position - self.mean) @ self.precision @ (position - self.mean)
+
+
+def correlated(num=4, correlation=0.6):
+    covariance = correlation + (1 - correlation) * np.eye(num)
+    scale = np.linspace(0.6, 1.5, num)
+    return covariance * scale * scale[:, None]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend_samples_a_gaussian(backend):
+    covariance = correlated()
+    mean = np.array([1.0, -2.0, 0.0, 0.5])
+    target = Gaussian(jnp.asarray(mean), jnp.linalg.inv(jnp.asarray(covariance)))
+    start = mean + np.random.default_rng(0).normal(size=(4, 4))
+    chains = run(
+        make_sampler(backend), target, jnp.asarray(start), jax.random.key(1),
+        num_warmup=100, num_samples=1000,
+    )  # fmt: skip
+    samples = chains.draws.position
+    assert samples.shape == (4, 1000, 4)
+    flat = samples.reshape(-1, 4)
+    error = np.sqrt(np.diag(covariance) / ess(samples))
+    assert np.all(np.abs(flat.mean(axis=0) - mean) < 4 * error)
+    np.testing.assert_allclose(np.cov(flat.T), covariance, atol=0.12)
+    assert np.all(r_hat(samples) < 1.01)
+    assert not chains.draws.diverging.any()
+    assert 0.65 < chains.draws.acceptance.mean() < 0.95
+    # The energy is that of the position and a fresh momentum: chi^2 of both halves.
+    assert np.mean(chains.draws.energy) == pytest.approx(4.0, abs=0.3)
+    log_density = np.array([float(target(p)) for p in jnp.asarray(flat[:5])])
+    np.testing.assert_allclose(chains.draws.log_density.reshape(-1)[:5], log_density, rtol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ranks_of_the_truth_are_uniform(backend):
+    """Simulation-based calibration: truth from the prior, data from the truth, rank in draws."""
+    rng = np.random.default_rng(2)
+    sampler = make_sampler(backend)
+    ranks = []
+    for i in range(40):
+        truth = rng.normal(size=2)
+        data = truth + rng.normal(size=2) * np.array([0.5, 2.0])
+        precision = np.diag(1 + 1 / np.array([0.25, 4.0]))
+        mean = data / np.array([0.25, 4.0]) / np.diag(precision)
+        target = Gaussian(jnp.asarray(mean), jnp.asarray(precision))
+        start = jnp.asarray(mean + rng.normal(size=(2, 2)) / np.sqrt(np.diag(precision)))
+        chains = run(sampler, target, start, jax.random.key(i), num_warmup=50, num_samples=150)
+        ranks.append(np.mean(chains.draws.position.reshape(-1, 2) < truth, axis=0))
+    ranks = np.sort(np.array(ranks).ravel())
+    uniform = (np.arange(len(ranks)) + 0.5) / len(ranks)
+    assert np.abs(ranks - uniform).max() < 1.63 / np.sqrt(len(ranks))  # Kolmogorov-Smirnov, 1%
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return tiny_emulator(analytic=True, pixels=400)
+
+
+@pytest.fixture(scope="module")
+def found(emulator):
+    return fit(fake_star(), emulator, continuum_degree=2)
+
+
+@pytest.fixture(scope="module")
+def posteriors(found, emulator):
+    return {
+        backend: sample(
+            found.spectrum, emulator, backend=backend, fit=found, seed=3, num_samples=500
+        )
+        for backend in BACKENDS
+    }
+
+
+def test_backends_agree_with_each_other_and_with_laplace(posteriors, found):
+    first, second = (posteriors[backend] for backend in BACKENDS)
+    assert np.all(np.abs(first.mean - second.mean) < 0.15 * first.sigma)
+    np.testing.assert_allclose(first.sigma, second.sigma, rtol=0.12)
+    np.testing.assert_allclose(first.sigma, found.error, rtol=0.25)
+    assert np.all(np.abs(first.mean - found.values) < 0.5 * found.error)
+    for posterior in posteriors.values():
+        assert posterior.flags & BAD == 0
+        assert posterior.stats["n_steps"].mean() < 8
+        expected = np.array([TRUTH[name] for name in posterior.names])
+        assert np.all(np.abs(posterior.mean - expected) < 3 * posterior.sigma)
+
+
+def test_no_draw_leaves_the_box(posteriors, found):
+    prior = found.problem.prior
+    for posterior in posteriors.values():
+        assert np.all(posterior.samples > np.asarray(prior.lower))
+        assert np.all(posterior.samples < np.asarray(prior.upper))
+
+
+def test_seeds_are_recorded_and_reproduce(posteriors, found, emulator):
+    options = {"backend": "numpyro", "fit": found, "num_samples": 500}
+    again = sample(found.spectrum, emulator, seed=3, **options)
+    np.testing.assert_array_equal(again.samples, posteriors["numpyro"].samples)
+    assert again.seed == 3
+    other = sample(found.spectrum, emulator, seed=4, **options)
+    assert not np.array_equal(other.samples, again.samples)
+
+
+def test_arviz_and_summary(posteriors):
+    posterior = posteriors["blackjax"]
+    data = posterior.to_arviz()
+    assert data.posterior["teff"].shape == posterior.samples.shape[:2]
+    assert data.posterior.attrs["seed"] == 3
+    assert {"diverging", "energy", "lp", "n_steps"} <= set(data.sample_stats)
+    table = posterior.summary()
+    assert list(table["name"]) == list(posterior.names)
+    import arviz
+
+    ours = dict(zip(table["name"], table["r_hat"], strict=True))
+    theirs = arviz.rhat(data)
+    for name in posterior.names:
+        assert ours[name] == pytest.approx(float(theirs[name]), abs=2e-3)
+    effective = arviz.ess(data)
+    for name, value in zip(table["name"], table["ess"], strict=True):
+        assert value == pytest.approx(float(effective[name]), rel=0.2)
+
+
+def test_bad_chains_are_flagged():
+    rng = np.random.default_rng(0)
+    energy = rng.normal(size=(4, 500))
+    good = rng.normal(size=(4, 500, 2))
+    assert judge(good, energy, 0) == Flag(0)
+    assert judge(good, energy, 3) == Flag.DIVERGENCES
+    apart = good + 0.5 * np.arange(4)[:, None, None]
+    assert judge(apart, energy, 0) & Flag.HIGH_R_HAT
+    walk = np.cumsum(0.05 * good, axis=1)
+    assert judge(walk, energy, 0) & Flag.LOW_ESS
+    assert judge(np.zeros_like(good), energy, 0) & Flag.HIGH_R_HAT  # stuck is not converged
+    slow = np.cumsum(energy, axis=1)
+    assert e_bfmi(slow).max() < 0.3 and judge(good, slow, 0) & Flag.LOW_E_BFMI
+
+
+def test_warning_names_what_is_wrong(found, emulator):
+    with pytest.warns(UserWarning, match="effective draws"):
+        short = sample(
+            found.spectrum, emulator, fit=found, num_chains=2, num_warmup=20, num_samples=20
+        )
+    assert short.flags & Flag.LOW_ESS
+
+
+def test_bad_options_are_refused(found, emulator):
+    with pytest.raises(InputError, match="backend: 'emcee' is not known; give 'numpyro' or"):
+        sample(found.spectrum, emulator, backend="emcee", fit=found)
+    with pytest.raises(InputError, match="num_samples: 0"):
+        sample(found.spectrum, emulator, num_samples=0, fit=found)
