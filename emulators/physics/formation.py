@@ -1,0 +1,118 @@
+"""Line formation: from one atmosphere and its composition to flux and continuum."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from emulators.physics.atmosphere import Atmosphere
+from emulators.physics.chemistry import EquilibriumTables, equilibrium
+from emulators.physics.continuum import MetalEdges, continuous_opacity
+from emulators.physics.hydrogen import HydrogenLines
+from emulators.physics.lines import LineOpacity
+from emulators.physics.transfer import emergent_flux, planck
+
+_NODE_SPACING = 1e-3  # of the continuum in ln(wavelength): 5 A at 5000 A
+
+
+class Synthesis(NamedTuple):
+    """A synthetic spectrum at the star's surface [erg s^-1 cm^-2 A^-1]."""
+
+    flux: Float[Array, "*star wavelength"]
+    continuum: Float[Array, "*star wavelength"]
+
+    @property
+    def normalized(self) -> Float[Array, "*star wavelength"]:
+        """Flux over continuum."""
+        return self.flux / self.continuum
+
+
+class LineFormation(eqx.Module):
+    """Opacities and transfer on one wavelength grid; a pure function of a star's structure.
+
+    The continuum is computed on nodes 5 A apart and interpolated: it has no structure on smaller
+    scales in the range that the tables cover.
+    """
+
+    ln_wavelength: Float[Array, " wavelength"]
+    ln_nodes: Float[Array, " node"]
+    lines: LineOpacity
+    hydrogen: HydrogenLines
+    edges: MetalEdges
+    tables: EquilibriumTables
+    dtype: jnp.dtype = eqx.field(static=True)
+
+    @classmethod
+    def build(
+        cls,
+        wavelength: Float[np.ndarray, " wavelength"],
+        lines: LineOpacity,
+        hydrogen: HydrogenLines,
+        edges: MetalEdges,
+        tables: EquilibriumTables,
+        dtype: jnp.dtype = jnp.float32,
+    ) -> "LineFormation":
+        """
+        Parameters
+        ----------
+        wavelength
+            Vacuum Angstrom, increasing.
+        dtype
+            Precision of the line profiles; chemistry and transfer are always float64.
+        """
+        ln_wavelength = np.log(wavelength)
+        span = ln_wavelength[-1] - ln_wavelength[0]
+        count = int(np.ceil(span / _NODE_SPACING)) + 2
+        middle = 0.5 * (ln_wavelength[-1] + ln_wavelength[0])
+        nodes = middle + _NODE_SPACING * (np.arange(count) - 0.5 * (count - 1))
+        return cls(
+            jnp.asarray(ln_wavelength), jnp.asarray(nodes), lines, hydrogen, edges, tables, dtype
+        )
+
+    def __call__(
+        self,
+        atmosphere: Atmosphere,
+        log_abundance: Float[Array, " 92"],
+        microturbulence: Float[Array, ""],
+        shift: Float[Array, ""] | float = 0.0,
+    ) -> Synthesis:
+        """The spectrum at the grid's wavelengths times exp(shift).
+
+        Parameters
+        ----------
+        atmosphere
+            Structure of the star.
+        log_abundance
+            log10 N(X)/N(H) + 12 of elements 1-92, -inf where absent.
+        microturbulence
+            km/s.
+        shift
+            Displacement of the whole grid in ln(wavelength), at most one pixel.
+        """
+        temperature = atmosphere.temperature
+        gas = equilibrium(temperature, atmosphere.pressure, log_abundance, self.tables)
+        nodes = jnp.exp(self.ln_nodes)
+        at_nodes = continuous_opacity(nodes, temperature, gas, self.edges)
+        source = planck(nodes[None, :], temperature[:, None])
+        continuum = emergent_flux(at_nodes, atmosphere.column_mass, source)
+
+        ln_wavelength = self.ln_wavelength + shift
+        wavelength = jnp.exp(ln_wavelength)
+        opacity = self._from_nodes(at_nodes, ln_wavelength)
+        opacity += self.lines(
+            temperature, gas, microturbulence, self.tables, shift, self.dtype
+        ).astype(opacity.dtype)
+        opacity += self.hydrogen(ln_wavelength, temperature, gas, microturbulence)
+        source = planck(wavelength[None, :], temperature[:, None])
+        flux = emergent_flux(opacity, atmosphere.column_mass, source)
+        return Synthesis(flux, self._from_nodes(continuum, ln_wavelength))
+
+    def _from_nodes(
+        self, values: Float[Array, "*layer node"], ln_wavelength: Float[Array, " wavelength"]
+    ) -> Float[Array, "*layer wavelength"]:
+        position = (ln_wavelength - self.ln_nodes[0]) / _NODE_SPACING
+        left = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, self.ln_nodes.shape[0] - 2)
+        weight = position - left
+        return values[..., left] * (1.0 - weight) + values[..., left + 1] * weight

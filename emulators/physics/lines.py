@@ -1,0 +1,298 @@
+"""Line opacity: thousands of Voigt profiles on a wavelength grid, layer by layer.
+
+Only the pixels near a line are computed. How far "near" is depends on the line's strength: where
+its opacity falls below a stated fraction of the continuum in every probe atmosphere (the corners
+of the label box), it is cut. Lines are sorted into four classes of reach; in each class the grid
+is cut into tiles as wide as the reach and every tile gets the list of lines that touch it, in
+chunks of fixed size, so that the whole sum is a handful of dense array operations that a GPU or
+a vector CPU runs at full speed.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from emulators.physics.abundances import ATOMIC_WEIGHTS
+from emulators.physics.chemistry import CODES, MASSES, Equilibrium, EquilibriumTables
+from emulators.physics.constants import (
+    ATOMIC_MASS,
+    BOLTZMANN,
+    BOLTZMANN_EV,
+    CLASSICAL_CROSS_SECTION,
+    SPEED_OF_LIGHT,
+)
+from emulators.physics.continuum import stimulated
+from emulators.physics.linelist import LineList
+from emulators.physics.voigt import voigt
+
+# Widths of the tiles in pixels; a line belongs to the first class that its reach fits in.
+_TILES = (8, 32, 128, 512)
+_CHUNK = 8  # lines summed per step: profiles are added in registers before they meet memory
+# van der Waals broadening by He and H2 relative to H, from polarisability and reduced mass
+_HELIUM, _H2 = 0.41, 0.85
+
+
+class Profiles(NamedTuple):
+    """The Voigt profiles of all lines at each layer."""
+
+    amplitude: Float[Array, "line layer"]  # opacity at the centre of a pure Doppler line, cm^2/g
+    damping: Float[Array, "line layer"]  # Lorentz over Doppler width
+    inverse_width: Float[Array, "line layer"]  # 1 / Doppler width in ln(wavelength)
+
+
+class LineTable(eqx.Module):
+    """A line list as device arrays, with the species it needs numbered from 0."""
+
+    ln_wavelength: Float[Array, " line"]
+    wavelength: Float[Array, " line"]
+    species: Int[Array, " line"]  # index into `codes`
+    e_low: Float[Array, " line"]
+    ln_gf: Float[Array, " line"]
+    gamma_rad: Float[Array, " line"]
+    log_gamma_stark: Float[Array, " line"]
+    log_gamma_vdw: Float[Array, " line"]
+    vdw_exponent: Float[Array, " line"]
+    masses: Float[Array, " species"]  # g
+    codes: tuple[int, ...] = eqx.field(static=True)
+
+    @classmethod
+    def build(cls, lines: LineList) -> "LineTable":
+        """From a host-side list; keeps its order."""
+        codes, index = np.unique(lines.species, return_inverse=True)
+        masses = [_mass(int(code)) * ATOMIC_MASS for code in codes]
+        return cls(
+            ln_wavelength=jnp.asarray(np.log(lines.wavelength)),
+            wavelength=jnp.asarray(lines.wavelength),
+            species=jnp.asarray(index.astype(np.int32)),
+            e_low=jnp.asarray(lines.e_low, float),
+            ln_gf=jnp.asarray(lines.loggf * np.log(10.0), float),
+            gamma_rad=jnp.asarray(lines.gamma_rad, float),
+            log_gamma_stark=jnp.asarray(lines.log_gamma_stark, float),
+            log_gamma_vdw=jnp.asarray(lines.log_gamma_vdw, float),
+            vdw_exponent=jnp.asarray(lines.vdw_exponent, float),
+            masses=jnp.asarray(masses),
+            codes=tuple(int(code) for code in codes),
+        )
+
+
+def _mass(code: int) -> float:
+    return float(MASSES[CODES.index(code)] if code in CODES else ATOMIC_WEIGHTS[code // 100 - 1])
+
+
+def _ln_population(
+    codes: tuple[int, ...],
+    temperature: Array,
+    gas: Equilibrium,
+    tables: EquilibriumTables,
+) -> Float[Array, "species layer"]:
+    """ln (number density / partition function) of each species."""
+    ln_q_atoms = tables.partition_atoms(temperature)
+    ln_q_molecules = tables.partition_molecules(temperature)
+    rows = []
+    for code in codes:
+        if code in CODES:
+            row = CODES.index(code)
+            rows.append(jnp.log(gas.molecules[row]) - ln_q_molecules[row])
+        else:
+            element, ion = code // 100 - 1, code % 100
+            rows.append(jnp.log(gas.atoms[ion, element]) - ln_q_atoms[ion, element])
+    return jnp.stack(rows)
+
+
+def line_profiles(
+    lines: LineTable,
+    temperature: Float[Array, " layer"],
+    gas: Equilibrium,
+    microturbulence: Float[Array, ""],
+    tables: EquilibriumTables,
+    dtype: jnp.dtype,
+) -> Profiles:
+    """Strength, damping and width of every line at every layer.
+
+    Parameters
+    ----------
+    microturbulence
+        km/s.
+    dtype
+        Precision of the result; float32 is enough for the profiles, whose arguments are
+        differences of ln(wavelength) that were taken in float64.
+    """
+    thermal = 2.0 * BOLTZMANN * temperature / lines.masses[:, None]
+    velocity = jnp.sqrt(thermal + (1e5 * microturbulence) ** 2)  # [species, layer] cm/s
+    population = _ln_population(lines.codes, temperature, gas, tables)
+    # per species, in float64; per line from here on in `dtype`
+    scale = population - jnp.log(velocity) - jnp.log(gas.density)
+    scale, velocity = scale.astype(dtype)[lines.species], velocity.astype(dtype)[lines.species]
+
+    def column(values: Array) -> Array:
+        return values.astype(dtype)[:, None]
+
+    inverse_kt = (1.0 / (BOLTZMANN_EV * temperature)).astype(dtype)
+    wavelength_cm = lines.wavelength * 1e-8
+    # pi e^2/(m c) gf / (sqrt(pi) Doppler width in Hz): the width is velocity / wavelength
+    constant = lines.ln_gf + jnp.log(CLASSICAL_CROSS_SECTION / np.sqrt(np.pi) * wavelength_cm)
+    emission = stimulated(column(lines.wavelength), temperature.astype(dtype))
+    amplitude = jnp.exp(column(constant) + scale - column(lines.e_low) * inverse_kt) * emission
+
+    ln_t4 = jnp.log(temperature / 1e4).astype(dtype)
+    perturbers = gas.atoms[0, 0] + _HELIUM * gas.atoms[0, 1] + _H2 * gas.molecules[0]
+    ln_perturbers = jnp.log(perturbers).astype(dtype)
+    ln_electrons = jnp.log(gas.electrons).astype(dtype)
+    ln10 = np.log(10.0)
+    gamma = (
+        column(lines.gamma_rad)
+        + jnp.exp(column(lines.log_gamma_stark * ln10) + ln_electrons + ln_t4 / 6.0)
+        + jnp.exp(
+            column(lines.log_gamma_vdw * ln10) + ln_perturbers + column(lines.vdw_exponent) * ln_t4
+        )
+    )
+    damping = gamma * column(wavelength_cm) / (4.0 * np.pi * velocity)
+    return Profiles(amplitude, damping, jnp.asarray(SPEED_OF_LIGHT, dtype) / velocity)
+
+
+class _Tiles(eqx.Module):
+    """Which lines touch which tile of the grid, for one class of reach."""
+
+    pixels: Float[Array, "tile pixel"]  # ln wavelength relative to the tile's centre
+    lines: Int[Array, "chunk line"]  # rows of the line table; -1 pads
+    offsets: Float[Array, "chunk line"]  # the line's ln wavelength relative to the tile's centre
+    tile: Int[Array, " chunk"]
+    padding: int = eqx.field(static=True)
+
+    @classmethod
+    def build(
+        cls, ln_grid: np.ndarray, width: int, rows: np.ndarray, ln_line: np.ndarray, reach: Array
+    ) -> "_Tiles":
+        padding = -len(ln_grid) % width
+        # the grid goes on past its end at its last step, so that the last tile is a full one
+        extra = ln_grid[-1] + (ln_grid[-1] - ln_grid[-2]) * np.arange(1, padding + 1)
+        tiles = np.concatenate([ln_grid, extra]).reshape(-1, width)
+        centres = 0.5 * (tiles[:, 0] + tiles[:, -1])
+        # each tile's margin covers a sub-pixel shift of the grid
+        margin = ln_grid[1] - ln_grid[0]
+        chunks, offsets, owner = [], [], []
+        for index, (tile, centre) in enumerate(zip(tiles, centres, strict=True)):
+            near = (ln_line[rows] + reach[rows] >= tile[0] - margin) & (
+                ln_line[rows] - reach[rows] <= tile[-1] + margin
+            )
+            found = rows[near]
+            padded = np.concatenate([found, np.full(-len(found) % _CHUNK, -1)]).astype(np.int32)
+            relative = np.where(padded < 0, 0.0, ln_line[padded] - centre)
+            chunks.append(padded.reshape(-1, _CHUNK))
+            offsets.append(relative.reshape(-1, _CHUNK))
+            owner.append(np.full(len(padded) // _CHUNK, index, np.int32))
+        return cls(
+            pixels=jnp.asarray(tiles - centres[:, None]),
+            lines=jnp.asarray(np.concatenate(chunks)),
+            offsets=jnp.asarray(np.concatenate(offsets)),
+            tile=jnp.asarray(np.concatenate(owner)),
+            padding=padding,
+        )
+
+    def opacity(self, profiles: Profiles, shift: Array) -> Float[Array, "layer wavelength"]:
+        dtype = profiles.amplitude.dtype
+        pixels = (self.pixels + shift).astype(dtype)[self.tile]  # [chunk, pixel]
+        offsets = self.offsets.astype(dtype)
+        total = jnp.zeros((), dtype)
+        for slot in range(_CHUNK):
+            row = self.lines[:, slot]
+            valid = (row >= 0)[:, None]
+            amplitude = jnp.where(valid, profiles.amplitude[row], 0.0)[:, :, None]
+            width = profiles.inverse_width[row][:, :, None]
+            distance = (pixels - offsets[:, slot, None])[:, None, :] * width
+            total += amplitude * voigt(profiles.damping[row][:, :, None], distance)
+        tiles, width = self.pixels.shape
+        summed = jax.ops.segment_sum(total, self.tile, num_segments=tiles, indices_are_sorted=True)
+        flat = jnp.moveaxis(summed, 1, 0).reshape(summed.shape[1], tiles * width)
+        return flat[:, : flat.shape[1] - self.padding]
+
+
+class LineOpacity(eqx.Module):
+    """Sum of all lines' opacities on one wavelength grid.
+
+    Parameters of `build`
+    ---------------------
+    reach
+        How far [ln wavelength] from its centre each line is computed; zero drops the line. See
+        `line_reach`.
+    """
+
+    table: LineTable
+    classes: tuple[_Tiles, ...]
+    num_pixels: int = eqx.field(static=True)
+
+    @classmethod
+    def build(
+        cls,
+        wavelength: Float[np.ndarray, " wavelength"],
+        lines: LineList,
+        reach: Float[np.ndarray, " line"],
+    ) -> "LineOpacity":
+        ln_grid, ln_line = np.log(wavelength), np.log(lines.wavelength)
+        step = np.median(np.diff(ln_grid))
+        used = (
+            (reach > 0)
+            & (ln_line + reach >= ln_grid[0] - step)
+            & (ln_line - reach <= ln_grid[-1] + step)
+        )
+        kept = np.flatnonzero(used)
+        lines, ln_line, reach = lines.take(kept), ln_line[kept], reach[kept]
+        classes = []
+        remaining = np.ones(len(kept), bool)
+        for width in _TILES:
+            fits = remaining & ((reach <= width * step) | (width == _TILES[-1]))
+            remaining &= ~fits
+            if fits.any():
+                rows = np.flatnonzero(fits)
+                classes.append(_Tiles.build(ln_grid, width, rows, ln_line, reach))
+        return cls(LineTable.build(lines), tuple(classes), len(wavelength))
+
+    def __call__(
+        self,
+        temperature: Float[Array, " layer"],
+        gas: Equilibrium,
+        microturbulence: Float[Array, ""],
+        tables: EquilibriumTables,
+        shift: Float[Array, ""],
+        dtype: jnp.dtype = jnp.float32,
+    ) -> Float[Array, "layer wavelength"]:
+        """Line absorption per gram [cm^2/g] on the grid times exp(shift)."""
+        total = jnp.zeros((temperature.shape[0], self.num_pixels), dtype)
+        if self.classes:
+            profiles = line_profiles(self.table, temperature, gas, microturbulence, tables, dtype)
+            for tiles in self.classes:
+                total += tiles.opacity(profiles, shift)
+        return total
+
+
+def line_reach(
+    profiles: Profiles,
+    continuum: Float[Array, "layer line"],
+    visible: Float[Array, " layer"],
+    cut: float,
+) -> Float[Array, " line"]:
+    """Distance [ln wavelength] at which each line falls below `cut` of the continuum.
+
+    Parameters
+    ----------
+    continuum
+        Continuous opacity at each line's wavelength [cm^2/g].
+    visible
+        True where a layer is high enough for its lines to be seen (continuum optical depth < 5).
+    cut
+        Line opacity over continuum opacity below which a line is left out.
+
+    Returns
+    -------
+    The larger of the Gaussian core's and the Lorentz wing's reach over all visible layers; zero
+    for a line that is nowhere above the cut.
+    """
+    ratio = jnp.where(visible, profiles.amplitude / continuum.T, 0.0) / cut
+    core = jnp.sqrt(jnp.log(jnp.maximum(ratio, 1.0)))
+    wing = jnp.sqrt(ratio * profiles.damping / np.sqrt(np.pi))
+    reach = jnp.where(ratio > 1.0, jnp.maximum(core, wing), 0.0)
+    return jnp.max(reach / profiles.inverse_width, axis=1)
