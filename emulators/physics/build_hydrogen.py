@@ -61,7 +61,7 @@ def resample(alpha: np.ndarray, profile: np.ndarray, wing: float) -> np.ndarray:
     good = profile > 0
     x, y = np.log10(alpha[good][1:]), np.log10(profile[good][1:])
     result = PchipInterpolator(x, y)(np.clip(LOG_ALPHA, x[0], x[-1]))
-    beyond = LOG_ALPHA > x[-1]
+    beyond = x[-1] < LOG_ALPHA
     # The wing meets the last point to 0.00-0.03 dex (0.07 at 10^16 cm^-3, H-epsilon).
     result[beyond] = np.log10(wing) - 2.5 * LOG_ALPHA[beyond]
     return result

