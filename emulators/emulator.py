@@ -159,7 +159,6 @@ class Emulator(eqx.Module):
             "architecture": self.model.architecture(),
             "wavelength_range": self.wavelength_range,
             "step": self.step,
-            "name": self.name,
             "record": self.record,
         }
         write_bundle(path, _KIND, arrays, record)
@@ -186,7 +185,7 @@ class Emulator(eqx.Module):
             record["step"],
             error_model,
             record["record"],
-            record["name"] or Path(path).stem,
+            Path(path).stem,
         )
         found = np.asarray(_evaluate(model, *emulator._check_point()))
         difference = float(np.max(np.abs(found - arrays["check_flux"])))

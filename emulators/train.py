@@ -189,13 +189,7 @@ def train(
         raise InputError("train: with arrays, give the test spectra themselves, not their number")
     held_out = {"validation": validation} | ({} if test is None else {"test": test})
     for name, part in {"training": data, **held_out}.items():
-        part.check(name)
-    run_dir = Path(run_dir)
-    ledger = run_dir / "runs.jsonl" if ledger is None else Path(ledger)
-    identity = {"config": config.to_dict(), "data": data.hash()}
-    run_id = _claim(run_dir, identity, resume)
-    data = data.on_device()
-
+        part.check(name, len(label_space))
     model = TransformerPayne(
         label_space,
         width=config.width,
@@ -206,6 +200,11 @@ def train(
         parametrization=config.parametrization,
         key=jax.random.key(config.seed),
     )
+    run_dir = Path(run_dir)
+    ledger = run_dir / "runs.jsonl" if ledger is None else Path(ledger)
+    identity = {"config": config.to_dict(), "data": data.hash()}
+    run_id = _claim(run_dir, identity, resume)
+    data = data.on_device()
     optimizer = make_optimizer(config, model)
     weights: Any = model
     state = _State(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
@@ -224,6 +223,7 @@ def train(
             "training": row,
             "config": config.to_dict(),
             "grid": provenance or {},
+            "data": identity["data"],
             "versions": versions(),
             "medium": "vacuum",
             "solar_scale": label_space.solar_scale,
@@ -238,6 +238,8 @@ def train(
 def _claim(run_dir: Path, identity: dict[str, Any], resume: bool) -> str:
     """Take a fresh folder, or check that a used one belongs to this very run."""
     path = run_dir / "run.json"
+    if run_dir.is_file():
+        raise InputError(f"train: {run_dir} is a file; give a folder")
     if run_dir.exists() and any(run_dir.iterdir()):
         if not resume:
             raise InputError(f"train: {run_dir} is in use; resume it or give another folder")

@@ -82,6 +82,8 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"train: {name} is {getattr(self, name)}; give at least 1")
 
+        if self.num_pixels is not None and self.num_pixels < 1:
+            raise InputError(f"train: num_pixels is {self.num_pixels}; give at least 1 or None")
         # Calls then end at the same steps whether or not a run was interrupted: the same bits.
         for name in ("checkpoint_every", "validate_every"):
             if getattr(self, name) % self.steps_per_call:

@@ -46,8 +46,8 @@ class TrainingData(NamedTuple):
             step=jnp.asarray(self.step, jnp.float64),
         )
 
-    def check(self, name: str) -> None:
-        """Refuse shapes that do not fit each other and spectra that hold NaN."""
+    def check(self, name: str, num_labels: int) -> None:
+        """Refuse shapes that do not fit each other, and labels or spectra that hold NaN."""
         stars, pixels = self.flux.shape
         if len(self.labels) != stars or len(self.dither) != stars:
             raise InputError(
@@ -58,6 +58,15 @@ class TrainingData(NamedTuple):
             raise InputError(
                 f"train: {name} has {pixels} pixels and {len(self.wavelength)} wavelengths"
             )
+        if self.labels.shape[1] != num_labels:
+            raise InputError(
+                f"train: {name} has {self.labels.shape[1]} labels a spectrum, the label space "
+                f"{num_labels}"
+            )
+        numbers = np.column_stack([np.asarray(self.labels), np.asarray(self.dither)])
+        if not np.isfinite(numbers).all():
+            bad = int(np.argmin(np.isfinite(numbers).all(axis=1)))
+            raise InputError(f"train: labels or dither {bad} of {name} hold NaN")
         good = jnp.isfinite(jnp.sum(jnp.asarray(self.flux), axis=1, dtype=jnp.float32))
         if not bool(good.all()):
             raise InputError(f"train: spectrum {int(jnp.argmin(good))} of {name} holds NaN")

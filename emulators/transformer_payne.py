@@ -218,6 +218,7 @@ class TransformerPayne(SpectralModel):
         unit = self.label_space.to_unit(labels).astype(jnp.float32)
         hidden = jax.nn.gelu(_dot("l,ld->d", unit, self.label_in, precision))
         tokens = _dot("d,df->f", hidden, self.label_out, precision)
+        # The published factor on the tokens would vanish in this normalisation.
         tokens = _normalise(tokens.reshape(self.tokens, self.width))
 
         def split(weight):
@@ -364,5 +365,6 @@ def _dot(equation: str, left: Array, right: Array, precision: Precision) -> Arra
     if precision == "bfloat16":
         product = jnp.einsum(equation, left.astype(jnp.bfloat16), right.astype(jnp.bfloat16))
         return product.astype(jnp.float32)
-    level = jax.lax.Precision.HIGH if precision == "tf32" else jax.lax.Precision.HIGHEST
+    # By default JAX multiplies float32 as TF32 where a GPU can; a CPU has float32 only.
+    level = jax.lax.Precision.DEFAULT if precision == "tf32" else jax.lax.Precision.HIGHEST
     return jnp.einsum(equation, left, right, precision=level)

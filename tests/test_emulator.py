@@ -34,7 +34,7 @@ def test_round_trip_is_exact(saved):
     assert again.wavelength_range == emulator.wavelength_range and again.step == emulator.step
     grid = tiny_grid(pixels=50)
     np.testing.assert_array_equal(again(STAR, grid), emulator(STAR, grid))
-    assert load_emulator(path).name == "tiny-0"
+    assert load_emulator(path).name == "tiny"
 
 
 def test_no_error_model_round_trip(tmp_path):

@@ -116,6 +116,12 @@ def test_used_folder_and_changed_settings_are_refused(finished):
         run(folder, resume=True, data=tiny_data(64, pixels=200, seed=5))
 
 
+def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="width 40 is no multiple"):
+        run(tmp_path / "run", width=40)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="in use"):
@@ -291,6 +297,8 @@ def test_trains_from_a_grid(tmp_path):
     [
         ({"flux": np.full_like(DATA.flux, np.nan)}, "spectrum 0 of training holds NaN"),
         ({"dither": DATA.dither[:-1]}, "64 spectra, 64 rows of labels and 63 dithers"),
+        ({"labels": np.full_like(DATA.labels, np.nan)}, "labels or dither 0 of training hold NaN"),
+        ({"labels": DATA.labels[:, :3]}, "training has 3 labels a spectrum, the label space 4"),
         ({"wavelength": DATA.wavelength[:-1]}, "200 pixels and 199 wavelengths"),
     ],
 )
@@ -307,6 +315,7 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path, change, messag
         ({"cooldown": 1.5}, "cooldown is 1.5"),
         ({"steps": 0}, "steps is 0"),
         ({"checkpoint_every": 250}, r"checkpoint_every is 250; .* steps_per_call \(200\)"),
+        ({"num_pixels": 0}, "num_pixels is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
     ],
 )
