@@ -2,7 +2,6 @@
 
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +215,6 @@ def load_emulator(name_or_path: str | os.PathLike[str] | None = None) -> Emulato
     if os.fspath(name_or_path).endswith(".h5") or Path(name_or_path).is_file():
         return Emulator.load(name_or_path)
     return Emulator.load(pretrained.find(os.fspath(name_or_path)))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes a spectrum, for records."""
-    return {name: metadata.version(name) for name in ("jax", "equinox", "optax", "numpy")}
 
 
 @eqx.filter_jit

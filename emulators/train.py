@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ import optax
 from jaxtyping import Array
 
 from .bundle import arrays_to_tree, read_bundle, tree_to_arrays, write_bundle
-from .emulator import Emulator, versions
+from .emulator import Emulator
 from .error_model import fit_error_model
 from .errors import InputError
 from .labels import LabelSpace
@@ -224,7 +225,7 @@ def train(
             "config": config.to_dict(),
             "grid": provenance or {},
             "data": identity["data"],
-            "versions": versions(),
+            "versions": {m.__name__: m.__version__ for m in (jax, eqx, optax, np)},
             "medium": "vacuum",
             "solar_scale": label_space.solar_scale,
         },
