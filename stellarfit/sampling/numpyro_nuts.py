@@ -7,13 +7,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
-from .base import AbstractSampler, Draw, State
+from .base import MAX_DOUBLINGS, AbstractSampler, Draw, State
 
 
 class NumPyroNUTS(AbstractSampler):
     """One transition of ``numpyro.infer.hmc`` with its own adaptation switched off."""
 
     name: ClassVar[str] = "numpyro"
+    max_doublings: int = MAX_DOUBLINGS
 
     def step(
         self, target: Any, key: PRNGKeyArray, state: State, step_size: Float[Array, ""]
@@ -27,6 +28,7 @@ class NumPyroNUTS(AbstractSampler):
             inverse_mass_matrix=jnp.ones_like(state.position),
             adapt_step_size=False,
             adapt_mass_matrix=False,
+            max_tree_depth=self.max_doublings,
             rng_key=key,
         )
         after = sample_kernel(kernel_state)

@@ -111,7 +111,7 @@ class Posterior:
         return arviz.from_dict(
             posterior={name: self.samples[:, :, i] for i, name in enumerate(self.names)},
             sample_stats=dict(self.stats),
-            attrs=attributes,
+            posterior_attrs=attributes,
         )
 
     def plot_corner(
