@@ -191,7 +191,8 @@ class Spectrum:
         inside = (self.wavelength >= start) & (self.wavelength <= stop)
         if not inside.any():
             raise InputError(
-                f"wavelength: {self._describe_range()} has no pixel in {start:g} .. {stop:g} Angstrom"
+                f"wavelength: no pixel lies in {start:g} .. {stop:g} Angstrom (vacuum); "
+                f"the spectrum covers {self._describe_range()}"
             )
         return self.masked(~inside, MaskBit.OUTSIDE)
 

@@ -64,17 +64,21 @@ def read_spectrum(
         raise InputError(f"medium: {medium!r} is not known; give 'air' or 'vacuum'")
     columns = Columns(wavelength, flux, ivar, error, mask)
     raw = _read_raw(source, columns, wavelength_unit, hdu, format)
-    return Spectrum(
-        raw.wavelength,
-        raw.flux,
-        raw.ivar,
-        mask=raw.mask,
-        resolution=resolution if resolution is not None else find_resolution(raw.header),
-        medium=_agree_on_medium(medium, raw),
-        snr=snr,
-        name=find_name(raw.header) or raw.name,
-        meta=raw.header,
-    )
+    agreed = _agree_on_medium(medium, raw)
+    try:
+        return Spectrum(
+            raw.wavelength,
+            raw.flux,
+            raw.ivar,
+            mask=raw.mask,
+            resolution=resolution if resolution is not None else find_resolution(raw.header),
+            medium=agreed,
+            snr=snr,
+            name=find_name(raw.header) or raw.name,
+            meta=raw.header,
+        )
+    except InputError as error:
+        raise InputError(f"{raw.name}: {error}") from None
 
 
 def _read_raw(source, columns, wavelength_unit, hdu, format) -> RawSpectrum:

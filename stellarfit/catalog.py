@@ -1,0 +1,236 @@
+"""Fits and posteriors as one table: a row a star, in FITS or Parquet."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Column, Table
+
+from emulators.errors import InputError
+from emulators.storage import atomic_write
+
+from . import __version__
+
+# Catalogue names of parameters whose name in the model is shorter.
+_COLUMN_NAMES = {"vmic": "v_micro", "v_mac": "v_macro"}
+_UNITS = {"teff": "K", "logg": "dex", "v_rad": "km/s", "v_sini": "km/s"}
+_UNITS |= {"v_micro": "km/s", "v_macro": "km/s"}
+_PERCENTILES = (16, 50, 84)
+
+
+def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Table:
+    """Put fits and posteriors of one emulator into one table.
+
+    Parameters
+    ----------
+    results : sequence of Fit or Posterior
+        One a star.
+    seed : int, optional
+        The seed of the sampling, for the header.
+
+    Returns
+    -------
+    astropy.table.Table
+        Per parameter ``teff``, ``e_teff`` (1 sigma, everything included), ``e_teff_stat`` and
+        ``e_teff_sys`` (its photon-noise and emulator parts; NaN for a parameter held fixed), and
+        ``teff_p16``, ``teff_p50``, ``teff_p84`` where any star was sampled. [X/H] follows from
+        [Fe/H] and [X/Fe] with their covariance, or draw by draw. ``covariance`` is the upper
+        triangle, row by row, over the parameters that the header lists as ``COVNAMES``.
+    """
+    if not results:
+        raise InputError("catalog: no results to tabulate")
+    fits = [_fit_of(result) for result in results]
+    parameters = _parameters(fits)
+    rows = [
+        _row(fit, None if result is fit else result, parameters)
+        for fit, result in zip(fits, results, strict=True)
+    ]
+    table = Table(_fill(rows))
+    for name in table.colnames:
+        if (unit := _unit(name)) is not None:
+            table[name].unit = unit
+    table.meta = _header(fits, parameters, seed)
+    return table
+
+
+def write_catalog(table: Table, path: str | os.PathLike[str]) -> Path:
+    """Write a catalogue as FITS or Parquet, by the file's suffix; whole or not at all."""
+    target = Path(path)
+    kind = _kind(target)
+    with atomic_write(target) as temporary:
+        if kind == "fits":
+            with warnings.catch_warnings():
+                # COVNAMES may be longer than a card; astropy continues it on the next.
+                warnings.filterwarnings("ignore", ".*card is too long.*")
+                table.write(temporary, format="fits", overwrite=True)
+        else:
+            _write_parquet(table, temporary)
+    return target
+
+
+def read_catalog(path: str | os.PathLike[str]) -> Table:
+    """Read a catalogue that `write_catalog` wrote."""
+    source = Path(path)
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+    if _kind(source) == "fits":
+        # NaN (a fixed parameter has no error) stays NaN instead of becoming a masked entry.
+        return Table.read(source, format="fits", mask_invalid=False)
+    import pyarrow.parquet
+
+    stored = pyarrow.parquet.read_table(source)
+    metadata = json.loads((stored.schema.metadata or {}).get(b"stellarfit", b'{"meta": {}}'))
+    table = Table(
+        {name: np.array(stored[name].to_pylist()) for name in stored.column_names},
+        meta=metadata["meta"],
+    )
+    for name, unit in metadata.get("units", {}).items():
+        table[name].unit = unit
+    return table
+
+
+def _fit_of(result: Any) -> Any:
+    return getattr(result, "fit", result)
+
+
+def _column_name(parameter: str) -> str:
+    return _COLUMN_NAMES.get(parameter, parameter)
+
+
+def _parameters(fits: Sequence[Any]) -> list[str]:
+    """Every parameter of the fits, labels first and in the emulator's order, fixed ones too."""
+    labels = list(fits[0].emulator.label_space.names)
+    for fit in fits:
+        if list(fit.emulator.label_space.names) != labels:
+            raise InputError("catalog: the fits come from emulators with different labels")
+    others = [name for fit in fits for name in (*fit.names, *fit.fixed) if name not in labels]
+    return labels + list(dict.fromkeys(others))
+
+
+def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": fit.spectrum.name, "medium": fit.spectrum.medium}
+    names = list(fit.names)
+    covariance = _full_covariance(fit, parameters)
+    draws = {}
+    if posterior is not None:
+        flat = np.asarray(posterior.samples).reshape(-1, len(posterior.names))
+        draws = dict(zip(posterior.names, flat.T, strict=True))
+    for i, parameter in enumerate(parameters):
+        column = _column_name(parameter)
+        if parameter in names:
+            j = names.index(parameter)
+            row[column] = float(fit.values[j])
+            row[f"e_{column}"] = float(fit.error[j])
+            row[f"e_{column}_stat"] = float(fit.error_stat[j])
+            row[f"e_{column}_sys"] = float(fit.error_sys[j])
+        else:
+            row[column] = float(fit.fixed.get(parameter, np.nan))
+            row |= {f"e_{column}{part}": np.nan for part in ("", "_stat", "_sys")}
+        if parameter in draws:
+            row |= _percentiles(column, draws[parameter])
+        if parameter.endswith("_fe"):
+            row |= _over_hydrogen(row, parameter, i, parameters, covariance, draws)
+    good = fit.spectrum.good
+    row |= {
+        "chi2": float(fit.chi2),
+        "dof": int(fit.dof),
+        "snr": float(fit.spectrum.snr),
+        "num_pixels": int(good.sum()),
+        "result_flags": _flags(fit, posterior),
+    }
+    row |= _judge(row["result_flags"])
+    row["covariance"] = covariance[np.triu_indices(len(parameters))]
+    return row
+
+
+def _full_covariance(fit: Any, parameters: Sequence[str]) -> np.ndarray:
+    """Covariance over all parameters of the catalogue; NaN where one was not free."""
+    full = np.full((len(parameters), len(parameters)), np.nan)
+    where = [parameters.index(name) for name in fit.names]
+    full[np.ix_(where, where)] = np.asarray(fit.covariance)
+    return full
+
+
+def _over_hydrogen(row, parameter, i, parameters, covariance, draws) -> dict[str, float]:
+    """[X/H] = [X/Fe] + [Fe/H], with the error that their covariance gives."""
+    if "fe_h" not in parameters:
+        return {}
+    j = list(parameters).index("fe_h")
+    column = parameter.removesuffix("_fe") + "_h"
+    # A fixed parameter has no covariance and adds none.
+    variance = np.nansum([covariance[i, i], covariance[j, j], 2 * covariance[i, j]])
+    free = np.isfinite(covariance[i, i]) or np.isfinite(covariance[j, j])
+    derived = {
+        column: row[parameter] + row["fe_h"],
+        f"e_{column}": float(np.sqrt(variance)) if free else np.nan,
+    }
+    if parameter in draws or "fe_h" in draws:
+        sum_of_draws = draws.get(parameter, row[parameter]) + draws.get("fe_h", row["fe_h"])
+        derived |= _percentiles(column, sum_of_draws)
+    return derived
+
+
+def _percentiles(column: str, draws: np.ndarray) -> dict[str, float]:
+    values = np.percentile(draws, _PERCENTILES)
+    return {
+        f"{column}_p{percent}": float(v) for percent, v in zip(_PERCENTILES, values, strict=True)
+    }
+
+
+def _flags(fit: Any, posterior: Any) -> int:
+    return int(fit.flags) | (int(posterior.flags) if posterior is not None else 0)
+
+
+def _judge(flags: int) -> dict[str, bool]:
+    """Whether the flags of a result warn of, or forbid, its use."""
+    from .flags import BAD, WARN
+
+    return {"flag_warn": bool(flags & int(WARN)), "flag_bad": bool(flags & int(BAD))}
+
+
+def _fill(rows: Sequence[dict[str, Any]]) -> dict[str, Column]:
+    """Columns over all rows; stars that were not sampled have NaN percentiles."""
+    keys = list(max(rows, key=len))
+    return {key: Column([row.get(key, np.nan) for row in rows], name=key) for key in keys}
+
+
+def _unit(column: str) -> str | None:
+    stem = column.removeprefix("e_")
+    for ending in ("_stat", "_sys", *(f"_p{percent}" for percent in _PERCENTILES)):
+        stem = stem.removesuffix(ending)
+    return "dex" if stem.endswith(("_fe", "_h")) else _UNITS.get(stem)
+
+
+def _header(fits: Sequence[Any], parameters: Sequence[str], seed: int | None) -> dict[str, Any]:
+    emulator = fits[0].emulator
+    header = {
+        "CREATOR": f"stellarfit {__version__}",
+        "EMULATOR": emulator.name,
+        "EMUHASH": emulator.fingerprint,
+        "SOLSCALE": emulator.label_space.solar_scale,
+        "WAVEMED": "vacuum",
+        "COVNAMES": ",".join(_column_name(name) for name in parameters),
+    }
+    return header if seed is None else header | {"SEED": seed}
+
+
+def _kind(path: Path) -> str:
+    suffixes = {".fits": "fits", ".parquet": "parquet"}
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: a catalogue is written as .fits or .parquet, by its suffix")
+    return suffixes[path.suffix.lower()]
+
+
+def _write_parquet(table: Table, path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {name: pyarrow.array(np.asarray(table[name]).tolist()) for name in table.colnames}
+    units = {name: str(table[name].unit) for name in table.colnames if table[name].unit is not None}
+    description = json.dumps({"meta": dict(table.meta), "units": units})
+    arrow = pyarrow.table(columns).replace_schema_metadata({"stellarfit": description})
+    pyarrow.parquet.write_table(arrow, path)

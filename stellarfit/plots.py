@@ -1,0 +1,270 @@
+"""Two pictures: the fit with its residuals, and the posterior's corner."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.ndimage import gaussian_filter
+
+_INK, _MODEL, _MASK, _TRUTH = "#20252b", "#d1495b", "#c9ced6", "#1b7f79"
+_ROW_WIDTH = 50.0  # Angstrom a row: lines of a cool star can still be told apart
+_MOST_ROWS = 6
+_STYLE = {
+    "axes.edgecolor": "#8a929c",
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.8,
+    "xtick.color": "#5b636d",
+    "ytick.color": "#5b636d",
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "font.size": 10,
+}
+_TEXT = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log g$", "vmic": r"$v_\mathrm{mic}$"}
+_TEXT |= {"v_rad": r"$v_\mathrm{rad}$", "v_sini": r"$v\,\sin i$", "v_mac": r"$v_\mathrm{mac}$"}
+_UNIT = {"teff": "K", "vmic": "km/s", "v_rad": "km/s", "v_sini": "km/s", "v_mac": "km/s"}
+
+
+def label_text(name: str) -> str:
+    """A parameter as astronomers write it: ``mg_fe`` becomes [Mg/Fe]."""
+    if name in _TEXT:
+        return _TEXT[name]
+    over, _, under = name.partition("_")
+    return f"[{over.capitalize()}/{under.capitalize()}]" if under else name
+
+
+def value_text(value: float, error: float) -> str:
+    """A value with its error, both to two digits of the error."""
+    if not (np.isfinite(error) and error > 0):
+        return f"{value:g}"
+    digits = int(np.clip(1 - np.floor(np.log10(error)), 0, 4))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def plot_fit(fit: Any) -> Figure:
+    """Data, model and residuals in sigma, in rows of wavelength; masked pixels are hatched grey.
+
+    Returns a figure of its own (no global state): ``figure.savefig("fit.png")``.
+    """
+    from matplotlib import rc_context
+
+    spectrum = fit.spectrum
+    start, stop = spectrum.wavelength[spectrum.good][[0, -1]]
+    num_rows = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, _MOST_ROWS))
+    edges = np.linspace(start, stop, num_rows + 1)
+    with rc_context(_STYLE):
+        figure = _figure(13.0, 1.35 + 2.55 * num_rows)
+        height = figure.get_figheight()
+        grid = figure.add_gridspec(
+            num_rows, 1, left=0.055, right=0.985, bottom=0.5 / height,
+            top=1 - (1.0 if num_rows > 1 else 1.1) / height, hspace=0.28,
+        )  # fmt: skip
+        residual = (spectrum.flux - fit.model_flux) * np.sqrt(spectrum.ivar)
+        low, high = _flux_limits(fit)
+        span = _residual_span(residual[spectrum.good])
+        for row in range(num_rows):
+            pair = grid[row].subgridspec(2, 1, height_ratios=(3, 1), hspace=0.0)
+            top = figure.add_subplot(pair[0])
+            bottom = figure.add_subplot(pair[1], sharex=top)
+            _draw_row(top, bottom, fit, residual, edges[row], edges[row + 1])
+            top.set_ylim(low, high)
+            bottom.set_ylim(-span, span)
+            top.set_ylabel("flux")
+            bottom.set_ylabel("resid. [σ]")
+            if row == num_rows - 1:
+                bottom.set_xlabel("vacuum wavelength [Å]")
+        _headline(figure, fit, height)
+    return figure
+
+
+def plot_corner(
+    posterior: Any, truth: Mapping[str, float] | None = None, names: Sequence[str] | None = None
+) -> Figure:
+    """Marginal posteriors of every parameter and every pair (68% and 95% regions).
+
+    Parameters
+    ----------
+    posterior : Posterior
+    truth : mapping, optional
+        Known values, drawn as lines.
+    names : sequence of str, optional
+        The parameters to show; all of them otherwise.
+    """
+    from matplotlib import rc_context
+
+    every = list(posterior.names)
+    names = list(names or every)
+    flat = np.asarray(posterior.samples, np.float64).reshape(-1, len(every))
+    draws = flat[:, [every.index(name) for name in names]]
+    num = len(names)
+    # Small panels carry few ticks; large ones have room for more.
+    size = float(np.clip(16.0 / num, 1.15, 2.4))
+    small = float(np.clip(4.2 * size, 6.5, 9))
+    limits = [_range(draws[:, i], (truth or {}).get(name)) for i, name in enumerate(names)]
+    with rc_context(_STYLE | {"xtick.labelsize": small, "ytick.labelsize": small}):
+        figure = _figure(size * num + 1.15, size * num + 1.2)
+        side_x, side_y = figure.get_size_inches()
+        grid = figure.add_gridspec(
+            num, num, left=0.85 / side_x, right=1 - 0.3 / side_x, bottom=0.85 / side_y,
+            top=1 - 0.35 / side_y, hspace=0.06, wspace=0.06,
+        )  # fmt: skip
+        for i in range(num):
+            for j in range(i + 1):
+                axes = figure.add_subplot(grid[i, j])
+                axes.set_xlim(*limits[j])
+                if i == j:
+                    _draw_marginal(axes, draws[:, i], names[i], small)
+                else:
+                    axes.set_ylim(*limits[i])
+                    _draw_pair(axes, draws[:, j], draws[:, i], limits[j], limits[i])
+                _draw_truth(axes, truth or {}, names[j], names[i] if i != j else None)
+                _dress(axes, i, j, names, size, small)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _flux_limits(fit: Any) -> tuple[float, float]:
+    good = fit.spectrum.good
+    shown = np.concatenate([fit.spectrum.flux[good], fit.model_flux[good]])
+    low, high = np.percentile(shown[np.isfinite(shown)], [0.05, 99.9])
+    return low - 0.06 * (high - low), high + 0.10 * (high - low)
+
+
+def _residual_span(residual: np.ndarray) -> float:
+    return float(np.clip(1.25 * np.percentile(np.abs(residual), 99.5), 4.0, 40.0))
+
+
+def _draw_row(top, bottom, fit, residual, start, stop) -> None:
+    spectrum = fit.spectrum
+    wavelength, good = spectrum.wavelength, spectrum.good
+    for axes in (top, bottom):
+        axes.set_xlim(start, stop)
+        for low, high in _bad_spans(wavelength, spectrum.width, good, start, stop):
+            axes.axvspan(low, high, facecolor="#eceff3", edgecolor=_MASK, hatch="////", lw=0)
+    # Two orders may overlap, so pixels are dots joined by nothing; the model is one line.
+    shown = (wavelength >= start) & (wavelength <= stop)
+    used, unused = shown & good, shown & ~good & np.isfinite(spectrum.flux)
+    sigma = 1 / np.sqrt(np.where(good, spectrum.ivar, 1.0))
+    top.fill_between(
+        wavelength[used], (spectrum.flux - sigma)[used], (spectrum.flux + sigma)[used],
+        color=_MASK, lw=0, alpha=0.0 if _is_broken(wavelength[used]) else 0.7,
+    )  # fmt: skip
+    top.plot(wavelength[used], spectrum.flux[used], ".", color=_INK, ms=2.2, mew=0, label="data")
+    top.plot(wavelength[unused], spectrum.flux[unused], "x", color="#98a1ab", ms=2.8, mew=0.6)
+    line = np.where(shown, fit.model_flux, np.nan)[shown]
+    top.plot(wavelength[shown], line, color=_MODEL, lw=1.0, label="model")
+    bottom.axhline(0, color=_MODEL, lw=0.8)
+    for level in (-3, 3):
+        bottom.axhline(level, color=_MASK, lw=0.7, ls=(0, (4, 3)))
+    bottom.plot(wavelength[used], residual[used], ".", color=_INK, ms=1.6, mew=0)
+    bottom.plot(wavelength[unused], residual[unused], "x", color="#98a1ab", ms=2.2, mew=0.5)
+    top.tick_params(labelbottom=False, direction="in", which="both")
+    bottom.tick_params(direction="in")
+    top.yaxis.set_major_locator(MaxNLocator(4, prune="lower"))
+    bottom.yaxis.set_major_locator(MaxNLocator(3, prune="upper"))
+
+
+def _is_broken(wavelength: np.ndarray) -> bool:
+    """Whether there are gaps that a filled band would bridge."""
+    step = np.diff(wavelength)
+    return len(step) < 2 or step.max() > 5 * np.median(step)
+
+
+def _bad_spans(wavelength, width, good, start, stop) -> list[tuple[float, float]]:
+    """Stretches of masked pixels within the row, as edges [Angstrom]."""
+    bad = np.flatnonzero(~good & (wavelength >= start) & (wavelength <= stop))
+    if not len(bad):
+        return []
+    runs = np.split(bad, np.flatnonzero(np.diff(bad) > 1) + 1)
+    low, high = wavelength - width / 2, wavelength + width / 2
+    return [(low[run[0]], high[run[-1]]) for run in runs]
+
+
+def _headline(figure, fit, height) -> None:
+    """The star, and a line of labels under it."""
+    parts = [
+        f"{label_text(name)} = {value_text(value, error)}"
+        + (f" {_UNIT[name]}" if name in _UNIT else "")
+        for name, value, error in zip(fit.names, fit.values, fit.error, strict=True)
+    ]
+    parts += [f"{label_text(name)} = {value:g} (fixed)" for name, value in fit.fixed.items()]
+    half = len(parts) if len(parts) <= 7 else (len(parts) + 1) // 2
+    lines = ["    ".join(parts[:half]), "    ".join(parts[half:])]
+    title = f"{fit.spectrum.name or 'star'}   χ²/dof = {fit.chi2:.0f}/{fit.dof}"
+    figure.text(0.055, 1 - 0.30 / height, title, fontsize=13, weight="bold", color=_INK)
+    for i, line in enumerate(lines):
+        figure.text(0.055, 1 - (0.58 + 0.25 * i) / height, line, fontsize=10, color=_INK)
+    key = [("●", _INK, "data"), ("—", _MODEL, "model"), ("×", "#98a1ab", "masked")]
+    for i, (mark, color, text) in enumerate(key):
+        x = 0.985 - 0.065 * (len(key) - i)
+        figure.text(x, 1 - 0.30 / height, mark, fontsize=10, color=color)
+        figure.text(x + 0.012, 1 - 0.30 / height, text, fontsize=10, color=_INK)
+
+
+def _range(draws: np.ndarray, truth: float | None) -> tuple[float, float]:
+    low, high = np.percentile(draws, [0.15, 99.85])
+    if truth is not None:
+        low, high = min(low, truth), max(high, truth)
+    pad = 0.06 * (high - low) or 1e-6
+    return low - pad, high + pad
+
+
+def _draw_marginal(axes, draws, name, small) -> None:
+    counts, edges = np.histogram(draws, bins=40, range=axes.get_xlim())
+    smooth = gaussian_filter(counts.astype(float), 1.0)
+    centers = (edges[1:] + edges[:-1]) / 2
+    axes.fill_between(centers, smooth, color="#3d5a80", alpha=0.18, lw=0)
+    axes.plot(centers, smooth, color="#3d5a80", lw=1.2)
+    low, middle, high = np.percentile(draws, [16, 50, 84])
+    for value in (low, high):
+        axes.axvline(value, color="#3d5a80", lw=0.7, ls=(0, (3, 2)))
+    axes.set_ylim(0, 1.15 * smooth.max())
+    unit = f" {_UNIT[name]}" if name in _UNIT else ""
+    axes.set_title(f"{value_text(middle, (high - low) / 2)}{unit}", fontsize=small + 0.5, pad=3)
+
+
+def _draw_pair(axes, x, y, x_range, y_range) -> None:
+    bins = int(np.clip(np.sqrt(len(x)) / 2, 16, 40))
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins=bins, range=(x_range, y_range))
+    density = gaussian_filter(counts.T, 1.0)
+    ordered = np.sort(density.ravel())[::-1]
+    inside = np.cumsum(ordered) / ordered.sum()
+    levels = sorted({float(ordered[np.searchsorted(inside, share)]) for share in (0.95, 0.68)})
+    centers_x, centers_y = (x_edges[1:] + x_edges[:-1]) / 2, (y_edges[1:] + y_edges[:-1]) / 2
+    blues = LinearSegmentedColormap.from_list("region", ["#c8d3e3", "#6f8bb0"])
+    axes.contourf(
+        centers_x, centers_y, density, levels=[*levels, 1.01 * density.max()], cmap=blues
+    )
+    axes.contour(centers_x, centers_y, density, levels=levels, colors="#3d5a80", linewidths=0.7)
+
+
+def _draw_truth(axes, truth, x_name, y_name) -> None:
+    if x_name in truth:
+        axes.axvline(truth[x_name], color=_TRUTH, lw=1.0)
+    if y_name in truth:
+        axes.axhline(truth[y_name], color=_TRUTH, lw=1.0)
+
+
+def _dress(axes, i, j, names, size, small) -> None:
+    """Ticks and names on the outer panels only."""
+    axes.xaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    axes.yaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    axes.tick_params(direction="in", length=2.5)
+    bottom, left = i == len(names) - 1, j == 0 and i > 0
+    axes.tick_params(labelbottom=bottom, labelleft=left, left=i != j)
+    for ticks in axes.get_xticklabels():
+        ticks.set_rotation(45)
+    if bottom:
+        axes.set_xlabel(label_text(names[j]), fontsize=small + 2)
+        axes.xaxis.set_label_coords(0.5, -0.62 / size)
+    if left:
+        axes.set_ylabel(label_text(names[i]), fontsize=small + 2)
+        axes.yaxis.set_label_coords(-0.62 / size, 0.5)
