@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -133,10 +134,10 @@ class TransformerPayne(SpectralModel):
             "head_in": (width, width),
             "head_out": (width,),
         }
-        keys = jax.random.split(key, len(shapes))
-        for (name, shape), leaf_key in zip(shapes.items(), keys, strict=True):
-            std = parametrization.init_std(self._leaf(name))
-            setattr(self, name, std * jax.random.normal(leaf_key, shape, jnp.float32))
+        stds = tuple(parametrization.init_std(self._leaf(name)) for name in shapes)
+        weights = _draw(key, tuple(shapes.values()), stds)
+        for name, weight in zip(shapes, weights, strict=True):
+            setattr(self, name, weight)
 
     def _leaf(self, name: str) -> Leaf:
         if name not in _ROLES:
@@ -314,6 +315,18 @@ class TransformerPayne(SpectralModel):
     ) -> Float32[Array, " pixel"]:
         """Normalised flux at vacuum wavelengths [Angstrom]; any order, any length."""
         return self.flux_at(labels, self.encode(wavelength))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _draw(
+    key: PRNGKeyArray, shapes: tuple[tuple[int, ...], ...], stds: tuple[float, ...]
+) -> list[Array]:
+    """Normal weights of every leaf; in one compiled call, which is what takes the time."""
+    keys = jax.random.split(key, len(shapes))
+    return [
+        std * jax.random.normal(keys[i], shape, jnp.float32)
+        for i, (shape, std) in enumerate(zip(shapes, stds, strict=True))
+    ]
 
 
 class _Stored(Parametrization):

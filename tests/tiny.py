@@ -70,11 +70,25 @@ def tiny_emulator(
     if analytic:
         model = AnalyticModel()
     else:
-        key, head = jax.random.split(jax.random.key(seed))
-        # Periods of ten pixels and more: a random network with shorter ones is noise.
-        model = TransformerPayne(LABELS, width=width, depth=depth, periods=(1e-4, 10.0), key=key)
-        weights = 0.3 / width**0.5 * jax.random.normal(head, (width,), jnp.float32)
-        model = eqx.tree_at(lambda tree: tree.head_out, model, weights)
+        # Periods of twenty pixels and more: a random network with shorter ones is noise.
+        architecture = {
+            "width": width,
+            "depth": depth,
+            "tokens": 16,
+            "head_dim": 32,
+            "periods": (1e-4, 10.0),
+            "branch_scale": depth**-0.5,
+        }
+        template = TransformerPayne.from_architecture(LABELS, architecture)
+        # Drawn by numpy, because compiling JAX's generator would take most of the time.
+        rng = np.random.default_rng(seed)
+
+        def draw(leaf):
+            weights = rng.normal(size=leaf.shape) / leaf.shape[max(leaf.ndim - 2, 0)] ** 0.5
+            return jnp.asarray(weights, leaf.dtype)
+
+        model = jax.tree.map(draw, template)
+        model = eqx.tree_at(lambda tree: tree.head_out, model, 0.3 * model.head_out)
     record = {"medium": "vacuum", "solar_scale": LABELS.solar_scale}
     return Emulator(
         model, (grid[0], grid[-1]), STEP, tiny_error_model(grid), record, name=f"tiny-{seed}"
