@@ -94,7 +94,7 @@ def _templates(prior, seed):
         if name in ("v_sini", "v_mac"):
             values[:, i] = np.clip(_TYPICAL_V_SINI, lower[i], upper[i])
     if spread:
-        unit = qmc.Sobol(len(spread), seed=np.random.default_rng(seed)).random(_NUM_TEMPLATES)
+        unit = qmc.Sobol(len(spread), rng=np.random.default_rng(seed)).random(_NUM_TEMPLATES)
         values[:, spread] = lower[spread] + (upper - lower)[spread] * unit
     gaussian = precision > 0
     values[:, gaussian] = mean[gaussian]

@@ -4,36 +4,19 @@ import time
 import warnings
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64
 
 from emulators.errors import InputError
 
 from .. import flags as flag_table
 from ..fitting import Fit, fit
-from ..model import Problem
 from .base import AbstractSampler, run
 from .posterior import Posterior
+from .target import make_target
 
 BACKENDS = ("numpyro", "blackjax")
-
-
-class Whitened(eqx.Module):
-    """A problem's log density where its Laplace approximation is a standard normal."""
-
-    problem: Problem
-    center: Float64[Array, " parameter"]
-    scale: Float64[Array, "parameter parameter"]
-
-    def position(self, z: Float[Array, " parameter"]) -> Float64[Array, " parameter"]:
-        """The problem's unbounded position."""
-        return self.center + self.scale @ z
-
-    def __call__(self, z: Float[Array, " parameter"]) -> Float64[Array, ""]:
-        return self.problem.log_density(self.position(z))
 
 
 def make_sampler(backend: str) -> AbstractSampler:
@@ -99,8 +82,8 @@ def sample(
             raise InputError(f"{key}: {value}; give {least} or more")
     found = _fit(spectrum, emulator, options) if fit is None else fit
     began = time.perf_counter()
-    target = Whitened(found.problem, found.laplace.mode, found.laplace.scale())
-    start_key, run_key = jax.random.split(jax.random.key(seed))
+    start_key, probe_key, run_key = jax.random.split(jax.random.key(seed), 3)
+    target = make_target(found, probe_key)
     initial = jax.random.normal(start_key, (num_chains, len(found.names)), jnp.float64)
     chains = run(
         sampler,
