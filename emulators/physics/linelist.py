@@ -46,6 +46,9 @@ Turbospectrum and the Gaia-ESO list use for all species without a value of their
 
 _REFERENCE_TEMPERATURE = 1e4  # K, at which collisional widths are given
 _HYDROGEN_MASS = ATOMIC_WEIGHTS[0]  # u
+_MAX_LEVEL = 10.0
+# Effective quantum number above which the hydrogenic estimates stop growing: levels that close to
+# the limit are perturbed, and their formal widths would exceed the line spacing.
 _EV_ANGSTROM = HC_OVER_K * BOLTZMANN_EV  # h c
 
 
@@ -138,11 +141,8 @@ def unsold_width(
     hbar = PLANCK / (2 * np.pi)
     scale = 4.5 * 2.5 * BOHR_RADIUS**5 * e_squared / hbar * RYDBERG_EV**2
     with np.errstate(divide="ignore", invalid="ignore"):
-        c6 = (
-            scale
-            * nuclear**2
-            * ((ionization_energy - e_up) ** -2.0 - (ionization_energy - e_low) ** -2.0)
-        )
+        gap = np.maximum(ionization_energy - e_up, nuclear**2 * RYDBERG_EV / _MAX_LEVEL**2)
+        c6 = scale * nuclear**2 * (gap**-2.0 - (ionization_energy - e_low) ** -2.0)
         speed = np.sqrt(
             8 * BOLTZMANN * _REFERENCE_TEMPERATURE / (np.pi * _HYDROGEN_MASS * ATOMIC_MASS)
         )
@@ -166,7 +166,8 @@ def cowley_width(
     """
     nuclear = charge + 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        n4 = (nuclear**2 * RYDBERG_EV / (ionization_energy - e_up)) ** 2
+        gap = np.maximum(ionization_energy - e_up, nuclear**2 * RYDBERG_EV / _MAX_LEVEL**2)
+        n4 = (nuclear**2 * RYDBERG_EV / gap) ** 2
         width = np.where(charge == 0, 2.26e-7 * n4, 5.42e-7 * n4 / (nuclear + 1) ** 2)
         log_gamma = np.log10(width)
     bound = np.isfinite(ionization_energy) & (e_up < ionization_energy)
