@@ -240,9 +240,7 @@ def _draw_pair(axes, x, y, x_range, y_range) -> None:
     levels = sorted({float(ordered[np.searchsorted(inside, share)]) for share in (0.95, 0.68)})
     centers_x, centers_y = (x_edges[1:] + x_edges[:-1]) / 2, (y_edges[1:] + y_edges[:-1]) / 2
     blues = LinearSegmentedColormap.from_list("region", ["#c8d3e3", "#6f8bb0"])
-    axes.contourf(
-        centers_x, centers_y, density, levels=[*levels, 1.01 * density.max()], cmap=blues
-    )
+    axes.contourf(centers_x, centers_y, density, levels=[*levels, 1.01 * density.max()], cmap=blues)
     axes.contour(centers_x, centers_y, density, levels=levels, colors="#3d5a80", linewidths=0.7)
 
 

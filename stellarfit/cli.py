@@ -1,0 +1,336 @@
+"""The command line: one verb a step.
+
+Heavy libraries are imported inside the commands, so that ``--help`` answers at once. Results go to
+stdout (with ``--json`` one object, for machines), progress and warnings to stderr. Bad input is
+one line on stderr and exit status 2, with nothing written.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+app = typer.Typer(
+    name="stellarfit",
+    help="From a star's spectrum to Teff, logg and abundances with honest errors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+grid_app = typer.Typer(help="Make or import a grid of synthetic spectra.", no_args_is_help=True)
+app.add_typer(grid_app, name="grid")
+
+File = Annotated[Path, typer.Argument(help="FITS, ECSV or text file.", show_default=False)]
+EmulatorName = Annotated[
+    str | None, typer.Option("--emulator", help="Name or .h5 path; the shipped default otherwise.")
+]
+Medium = Annotated[str | None, typer.Option(help="air or vacuum, unless the file says it.")]
+Resolution = Annotated[float | None, typer.Option(help="Resolving power lambda / FWHM.")]
+Snr = Annotated[float | None, typer.Option(help="S/N a pixel, for files without errors.")]
+Fix = Annotated[
+    list[str] | None, typer.Option(help="Hold a parameter: --fix vmic=1.0. May be repeated.")
+]
+Window = Annotated[
+    tuple[float, float] | None, typer.Option(help="Fit only these vacuum wavelengths [Angstrom].")
+]
+Wavelength = Annotated[str | None, typer.Option(help="Name of the wavelength column.")]
+Flux = Annotated[str | None, typer.Option(help="Name of the flux column.")]
+Ivar = Annotated[str | None, typer.Option(help="Name of the inverse-variance column.")]
+Error = Annotated[str | None, typer.Option(help="Name of the 1-sigma error column.")]
+Mask = Annotated[str | None, typer.Option(help="Name of the mask column; nonzero is bad.")]
+Unit = Annotated[
+    str | None, typer.Option("--wavelength-unit", help="Unit of the wavelengths, such as nm.")
+]
+Format = Annotated[str | None, typer.Option("--format", help="A specutils loader, by name.")]
+Noise = Annotated[
+    str, typer.Option(help="validation: with the emulator's measured error; none: photons only.")
+]
+Degree = Annotated[
+    int | None, typer.Option("--continuum-degree", help="Of the marginalised polynomial.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures.")]
+Seed = Annotated[int, typer.Option(help="Of everything random; it is recorded.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo_out"),
+    emulator: EmulatorName = None,
+    seed: Seed = 0,
+) -> None:
+    """Fit a shipped star of known truth by MAP, Laplace and NUTS; write tables and pictures."""
+    from .demo import run_demo
+
+    run_demo(out, emulator=emulator, seed=seed)
+
+
+@app.command()
+def fit(
+    file: File,
+    medium: Medium = None,
+    resolution: Resolution = None,
+    snr: Snr = None,
+    fix: Fix = None,
+    window: Window = None,
+    emulator: EmulatorName = None,
+    noise: Noise = "validation",
+    continuum_degree: Degree = None,
+    wavelength: Wavelength = None,
+    flux: Flux = None,
+    ivar: Ivar = None,
+    error: Error = None,
+    mask: Mask = None,
+    wavelength_unit: Unit = None,
+    format: Format = None,
+    out: OutFolder = None,
+    json: Json = False,
+) -> None:
+    """Fit one spectrum: the most probable labels and their errors (MAP and Laplace)."""
+    from . import report
+    from .fitting import fit as fit_spectrum
+
+    spectrum, loaded, fixed = _prepare(
+        file, emulator, fix, window, out,
+        medium=medium, resolution=resolution, snr=snr, wavelength=wavelength, flux=flux,
+        ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
+    )  # fmt: skip
+    result = fit_spectrum(
+        spectrum, loaded, fixed=fixed, noise=noise, continuum_degree=continuum_degree
+    )
+    if out is not None:
+        report.write_results(out, result)
+    if json:
+        report.print_json(result.to_dict())
+    else:
+        report.print_fit(result, out)
+
+
+@app.command()
+def sample(
+    file: File,
+    medium: Medium = None,
+    resolution: Resolution = None,
+    snr: Snr = None,
+    fix: Fix = None,
+    window: Window = None,
+    emulator: EmulatorName = None,
+    noise: Noise = "validation",
+    continuum_degree: Degree = None,
+    backend: Annotated[str, typer.Option(help="numpyro or blackjax.")] = "numpyro",
+    chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
+    warmup: Annotated[int | None, typer.Option(help="Warm-up steps a chain.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Kept draws a chain.")] = None,
+    seed: Seed = 0,
+    wavelength: Wavelength = None,
+    flux: Flux = None,
+    ivar: Ivar = None,
+    error: Error = None,
+    mask: Mask = None,
+    wavelength_unit: Unit = None,
+    format: Format = None,
+    out: OutFolder = None,
+    json: Json = False,
+) -> None:
+    """Sample the posterior of one spectrum by NUTS."""
+    from . import report
+    from .sampling import sample as sample_spectrum
+
+    spectrum, loaded, fixed = _prepare(
+        file, emulator, fix, window, out,
+        medium=medium, resolution=resolution, snr=snr, wavelength=wavelength, flux=flux,
+        ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
+    )  # fmt: skip
+    lengths = {"num_warmup": warmup, "num_samples": samples}
+    posterior = sample_spectrum(
+        spectrum, loaded, backend=backend, num_chains=chains, seed=seed, fixed=fixed, noise=noise,
+        continuum_degree=continuum_degree, progress=not json,
+        **{key: value for key, value in lengths.items() if value is not None},
+    )  # fmt: skip
+    if out is not None:
+        report.write_results(out, posterior.fit, posterior)
+    if json:
+        report.print_json(report.posterior_to_dict(posterior))
+    else:
+        report.print_posterior(posterior, out)
+
+
+@grid_app.command("generate")
+def grid_generate(
+    path: Annotated[Path, typer.Argument(help="The .h5 file to write.")],
+    num: Annotated[int, typer.Option(help="Number of spectra.")],
+    start: Annotated[float, typer.Option(help="First vacuum wavelength [Angstrom].")] = 5100.0,
+    stop: Annotated[float, typer.Option(help="Last vacuum wavelength [Angstrom].")] = 5300.0,
+    step: Annotated[float, typer.Option(help="Sampling in ln(wavelength).")] = 1e-5,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A label and its range, in order: --label teff=4000:7000. Repeated."),
+    ] = None,
+    vmic: Annotated[
+        float | None, typer.Option(help="Microturbulence [km/s], where it is not a label.")
+    ] = None,
+    lines: Annotated[Path | None, typer.Option(help="Your own line list.")] = None,
+    lines_format: Annotated[
+        str, typer.Option(help="Its format: vald, turbospectrum or moog.")
+    ] = "vald",
+    batch_size: Annotated[int, typer.Option(help="Spectra a batch.")] = 64,
+    seed: Seed = 0,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Synthesise a grid of spectra with quasi-random labels; killed at any point, it resumes."""
+    from . import report
+    from .grid_commands import generate
+
+    grid = generate(
+        path, num, (start, stop, step), label or [], vmic=vmic, lines=lines,
+        lines_format=lines_format, batch_size=batch_size, seed=seed, resume=resume,
+        progress=not json,
+    )  # fmt: skip
+    report.print_object(report.describe_grid(grid), json)
+
+
+@grid_app.command("import")
+def grid_import(
+    path: Annotated[Path, typer.Argument(help="The .h5 file to write.")],
+    labels: Annotated[Path, typer.Option(help="Table: a column of file names, and the labels.")],
+    medium: Annotated[str, typer.Option(help="air or vacuum: of the files' wavelengths.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the files are; beside the table otherwise.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Import spectra that another code wrote: a table of labels, and FITS, text or NPZ files."""
+    from . import report
+    from .grid_commands import import_spectra
+
+    grid = import_spectra(path, labels, medium=medium, folder=folder)
+    report.print_object(report.describe_grid(grid), json)
+
+
+@app.command()
+def train(
+    grid: Annotated[Path, typer.Argument(help="A grid file.")],
+    run_dir: Annotated[Path, typer.Option(help="Folder of this run alone.")],
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")],
+    width: Annotated[int, typer.Option(help="Of the network.")] = 64,
+    depth: Annotated[int, typer.Option(help="Layers of the network.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
+    batch_size: Annotated[int, typer.Option(help="Spectra a step.")] = 16,
+    num_pixels: Annotated[int | None, typer.Option(help="Pixels a spectrum and step.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, tf32 or bfloat16.")] = "float32",
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 2000,
+    seed: Seed = 0,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Train an emulator on a grid; killed at any point, it resumes with the same bits."""
+    from emulators.grid import SpectralGrid
+    from emulators.train import train as train_emulator
+    from emulators.train_config import TrainConfig
+
+    from . import report
+
+    config = TrainConfig(
+        steps=steps, width=width, depth=depth, learning_rate=learning_rate, batch_size=batch_size,
+        num_pixels=num_pixels, precision=precision, seed=seed, checkpoint_every=checkpoint_every,
+        validate_every=checkpoint_every, steps_per_call=_steps_per_call(checkpoint_every),
+    )  # fmt: skip
+    result = train_emulator(
+        SpectralGrid.open(grid), config=config, run_dir=run_dir, resume=resume, progress=not json
+    )
+    report.print_object({"emulator": str(run_dir / "emulator.h5"), **result.row}, json)
+
+
+@app.command()
+def info(
+    source: Annotated[
+        str | None, typer.Argument(help="An emulator (name or .h5), a grid file, or nothing.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what an emulator or a grid holds, or what is installed."""
+    from . import report
+    from .info import describe
+
+    report.print_object(describe(source), json)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 for bad input."""
+    warnings.showwarning = _show_warning
+    warnings.filterwarnings("ignore", ".*ArviZ", FutureWarning)
+    _progress_to_stderr()
+    try:
+        status = app(args=arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except click.exceptions.Abort:
+        return 130
+    except ValueError as error:
+        from emulators.errors import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        return _fail(str(error))
+    return int(status or 0)
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"stellarfit: {' '.join(message.split())}\n")
+    return 2
+
+
+def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+
+
+def _progress_to_stderr() -> None:
+    """Every progress bar that is not told otherwise draws on rich's global console."""
+    import rich
+
+    rich.reconfigure(stderr=True)
+
+
+def _prepare(file, emulator, fix, window, out, **reading) -> tuple[Any, Any, dict[str, float]]:
+    """Everything that can be refused, before anything is computed or written."""
+    from emulators.emulator import load_emulator
+
+    from .readers import read_spectrum
+    from .report import check_folder
+
+    fixed = _parse_fixed(fix or [])
+    check_folder(out)
+    spectrum = read_spectrum(file, **reading)
+    if window is not None:
+        spectrum = spectrum.window(*window)
+    return spectrum, load_emulator(emulator), fixed
+
+
+def _parse_fixed(pairs: list[str]) -> dict[str, float]:
+    from emulators.errors import InputError
+
+    fixed = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            fixed[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"--fix {pair}: give name=value, such as vmic=1.0") from None
+    return fixed
+
+
+def _steps_per_call(checkpoint_every: int) -> int:
+    """Steps of one compiled call: the largest divisor of the checkpoint interval up to 200."""
+    return max(n for n in range(1, min(200, checkpoint_every) + 1) if checkpoint_every % n == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
