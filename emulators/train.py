@@ -182,7 +182,8 @@ def train(
     """
     if not isinstance(data, TrainingData):
         grid = data
-        label_space, provenance = grid.label_space, grid.provenance
+        label_space = grid.label_space
+        provenance = {**grid.provenance, "hash": grid.hash}
         data, validation, test = split_grid(grid, config.seed, validation, test)
     if label_space is None or not isinstance(validation, TrainingData):
         raise InputError("train: arrays need label_space= and validation= beside them")

@@ -127,12 +127,14 @@ def split_grid(
             "give at least 1 of each and leave some to train on"
         )
     parts = grid.split(seed, *counts)
+    # Imported spectra may lie on any grid: their dither is 0, and their finest pixel the scale.
+    step = float(np.min(np.diff(np.log(grid.wavelength)))) if grid.step is None else grid.step
     everything = TrainingData(
         np.asarray(grid.labels),
         np.asarray(grid.dither),
-        np.asarray(grid.flux(slice(None))),
+        np.asarray(grid.flux()),
         np.asarray(grid.wavelength),
-        float(grid.step),
+        step,
     )
     return (
         everything.select(parts["train"]),

@@ -20,6 +20,7 @@ from emulators import train as train_module
 from emulators.bundle import read_bundle
 from emulators.emulator import Emulator
 from emulators.errors import InputError
+from emulators.grid import SpectralGrid
 from emulators.ledger import COLUMNS, append_row, read_rows
 from emulators.parametrization import Leaf, Standard
 from emulators.train import train
@@ -264,31 +265,27 @@ def test_dither_is_applied():
     assert evaluate(model, own._replace(dither=-own.dither)).min() > 1e-5
 
 
-class FakeGrid:
-    """The part of `SpectralGrid` that training reads."""
-
-    label_space, wavelength, step = LABELS, DATA.wavelength, DATA.step
-    labels, dither, provenance = DATA.labels, DATA.dither, {"code": "closed form"}
-
-    def __len__(self):
-        return len(DATA.labels)
-
-    def flux(self, rows):
-        return DATA.flux[rows]
-
-    def split(self, seed, validation, test):
-        order = np.random.default_rng(seed).permutation(len(self))
-        parts = np.split(order, [validation, validation + test])
-        return dict(zip(("validation", "test", "train"), parts, strict=True))
-
-
-def test_trains_from_a_grid(tmp_path):
+@pytest.mark.parametrize("uniform", [True, False])
+def test_trains_from_a_grid(tmp_path, uniform):
+    wavelength = np.asarray(DATA.wavelength)
+    if not uniform:
+        wavelength = wavelength + np.linspace(0, 0.5, 200) ** 2
+    grid = SpectralGrid.from_arrays(
+        wavelength,
+        np.asarray(DATA.labels),
+        np.asarray(DATA.flux),
+        label_space=LABELS,
+        path=tmp_path / "grid.h5",
+        provenance={"code": "closed form"},
+    )
     config = TrainConfig(**{**SMALL, "steps": 10})
-    result = train(FakeGrid(), config=config, run_dir=tmp_path / "run", progress=False)
+    result = train(grid, config=config, run_dir=tmp_path / "run", progress=False)
     assert result.row["unique_spectra"] == 64 - 12
-    assert result.emulator.record["grid"] == {"code": "closed form"}
+    assert result.emulator.record["grid"]["code"] == "closed form"
+    assert result.emulator.record["grid"]["hash"] == grid.hash
+    np.testing.assert_allclose(result.emulator.step, 1e-5, rtol=0.05)
     with pytest.raises(InputError, match="60 validation and 6 test spectra of 64"):
-        train(FakeGrid(), config=config, run_dir=tmp_path / "b", validation=60, progress=False)
+        train(grid, config=config, run_dir=tmp_path / "b", validation=60, progress=False)
     assert not (tmp_path / "b").exists()
 
 
