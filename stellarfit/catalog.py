@@ -17,8 +17,8 @@ from . import __version__
 
 # Catalogue names of parameters whose name in the model is shorter.
 _COLUMN_NAMES = {"vmic": "v_micro", "v_mac": "v_macro"}
-_UNITS = {"teff": "K", "logg": "dex", "v_rad": "km/s", "v_sini": "km/s"}
-_UNITS |= {"v_micro": "km/s", "v_macro": "km/s"}
+# Logarithmic columns carry no unit: FITS has none for dex.
+_UNITS = {"teff": "K"} | {f"v_{name}": "km/s" for name in ("rad", "sini", "micro", "macro")}
 _PERCENTILES = (16, 50, 84)
 
 
@@ -202,7 +202,7 @@ def _unit(column: str) -> str | None:
     stem = column.removeprefix("e_")
     for ending in ("_stat", "_sys", *(f"_p{percent}" for percent in _PERCENTILES)):
         stem = stem.removesuffix(ending)
-    return "dex" if stem.endswith(("_fe", "_h")) else _UNITS.get(stem)
+    return _UNITS.get(stem)
 
 
 def _header(fits: Sequence[Any], parameters: Sequence[str], seed: int | None) -> dict[str, Any]:

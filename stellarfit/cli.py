@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 app = typer.Typer(
@@ -267,20 +266,23 @@ def main(arguments: list[str] | None = None) -> int:
     _progress_to_stderr()
     try:
         status = app(args=arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        return _fail(error.format_message())
-    except click.exceptions.Abort:
+    except typer.Abort:
         return 130
-    except ValueError as error:
-        from emulators.errors import InputError
-
-        if not isinstance(error, InputError):
+    except Exception as error:
+        # Wrong usage: typer brings its own copy of click, whose error class has no public name.
+        if hasattr(error, "format_message"):
+            message = error.format_message()  # pyright: ignore
+            return _fail(message) if message else 2
+        if not _is_input_error(error):
             raise
         return _fail(str(error))
     return int(status or 0)
+
+
+def _is_input_error(error: Exception) -> bool:
+    from emulators.errors import InputError
+
+    return isinstance(error, InputError)
 
 
 def _fail(message: str) -> int:

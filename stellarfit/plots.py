@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter
 
 _INK, _MODEL, _MASK, _TRUTH = "#20252b", "#d1495b", "#c9ced6", "#1b7f79"
+_SPARED, _UNUSED = "#e08e1b", "#98a1ab"
 _ROW_WIDTH = 50.0  # Angstrom a row: lines of a cool star can still be told apart
 _MOST_ROWS = 6
 _STYLE = {
@@ -45,7 +46,9 @@ def value_text(value: float, error: float) -> str:
 
 
 def plot_fit(fit: Any) -> Figure:
-    """Data, model and residuals in sigma, in rows of wavelength; masked pixels are hatched grey.
+    """Data, model and residuals in sigma, in rows of wavelength.
+
+    Masked pixels are crosses on hatched grey; pixels that the fit down-weighted are amber.
 
     Returns a figure of its own (no global state): ``figure.savefig("fit.png")``.
     """
@@ -157,15 +160,18 @@ def _draw_row(top, bottom, fit, residual, start, stop) -> None:
         wavelength[used], (spectrum.flux - sigma)[used], (spectrum.flux + sigma)[used],
         color=_MASK, lw=0, alpha=0.0 if _is_broken(wavelength[used]) else 0.7,
     )  # fmt: skip
-    top.plot(wavelength[used], spectrum.flux[used], ".", color=_INK, ms=2.2, mew=0, label="data")
-    top.plot(wavelength[unused], spectrum.flux[unused], "x", color="#98a1ab", ms=2.8, mew=0.6)
+    top.plot(wavelength[used], spectrum.flux[used], ".", color=_INK, ms=2.8, mew=0)
+    spared = used & (fit.weight < 1)
+    top.plot(wavelength[spared], spectrum.flux[spared], ".", color=_SPARED, ms=3.4, mew=0)
+    top.plot(wavelength[unused], spectrum.flux[unused], "x", color=_UNUSED, ms=2.8, mew=0.6)
     line = np.where(shown, fit.model_flux, np.nan)[shown]
-    top.plot(wavelength[shown], line, color=_MODEL, lw=1.0, label="model")
+    top.plot(wavelength[shown], line, color=_MODEL, lw=1.0)
     bottom.axhline(0, color=_MODEL, lw=0.8)
     for level in (-3, 3):
         bottom.axhline(level, color=_MASK, lw=0.7, ls=(0, (4, 3)))
     bottom.plot(wavelength[used], residual[used], ".", color=_INK, ms=1.6, mew=0)
-    bottom.plot(wavelength[unused], residual[unused], "x", color="#98a1ab", ms=2.2, mew=0.5)
+    bottom.plot(wavelength[spared], residual[spared], ".", color=_SPARED, ms=2.8, mew=0)
+    bottom.plot(wavelength[unused], residual[unused], "x", color=_UNUSED, ms=2.2, mew=0.5)
     top.tick_params(labelbottom=False, direction="in", which="both")
     bottom.tick_params(direction="in")
     top.yaxis.set_major_locator(MaxNLocator(4, prune="lower"))
@@ -202,9 +208,10 @@ def _headline(figure, fit, height) -> None:
     figure.text(0.055, 1 - 0.30 / height, title, fontsize=13, weight="bold", color=_INK)
     for i, line in enumerate(lines):
         figure.text(0.055, 1 - (0.58 + 0.25 * i) / height, line, fontsize=10, color=_INK)
-    key = [("●", _INK, "data"), ("—", _MODEL, "model"), ("×", "#98a1ab", "masked")]
+    key = [("●", _INK, "data"), ("—", _MODEL, "model"), ("●", _SPARED, "down-weighted")]
+    key.append(("×", _UNUSED, "masked"))
     for i, (mark, color, text) in enumerate(key):
-        x = 0.985 - 0.065 * (len(key) - i)
+        x = 0.70 + (0.0, 0.06, 0.13, 0.235)[i]
         figure.text(x, 1 - 0.30 / height, mark, fontsize=10, color=color)
         figure.text(x + 0.012, 1 - 0.30 / height, text, fontsize=10, color=_INK)
 

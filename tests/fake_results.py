@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from emulators import LabelSpace
+from emulators.labels import LabelSpace
 from stellarfit.spectrum import Spectrum
 
 LABELS = ("teff", "logg", "vmic", "fe_h", "mg_fe")
@@ -34,6 +34,7 @@ def fake_fit(seed: int = 0, fixed: dict | None = None, num_pixels: int = 4000) -
     scale = np.array([sigma[name] for name in names])
     correlation = 0.4 + 0.6 * np.eye(len(names))
     covariance = scale[:, None] * correlation * scale
+    residual = np.abs(np.nan_to_num(flux - model)) / 0.01
     return SimpleNamespace(
         names=names,
         values=np.array([values[name] for name in names]),
@@ -55,6 +56,7 @@ def fake_fit(seed: int = 0, fixed: dict | None = None, num_pixels: int = 4000) -
                 LABELS, (4000.0, 1.0, 0.5, -2.5, -0.5), (7000.0, 5.0, 3.0, 0.5, 0.8)
             ),
         ),
+        weight=np.where(residual > 3, 0.5, 1.0),
         seconds=1.0,
     )
 
@@ -64,4 +66,4 @@ def fake_posterior(seed: int = 0, fixed: dict | None = None) -> SimpleNamespace:
     fit = fake_fit(seed, fixed)
     rng = np.random.default_rng(seed + 1)
     samples = rng.multivariate_normal(fit.values, fit.covariance, size=(4, 500))
-    return SimpleNamespace(names=fit.names, samples=samples, stats={}, fit=fit, flags=0)
+    return SimpleNamespace(names=fit.names, samples=samples, stats={}, fit=fit, flags=0, seed=seed)
