@@ -30,8 +30,12 @@ MOLECULES = {
     "LaO": (8, 57, 0), "MgS": (12, 16, 0), "AlS": (13, 16, 0), "SiS": (14, 16, 0),
     "CaS": (16, 20, 0), "TiS": (16, 22, 0), "S2": (16, 16, 0), "Si2": (14, 14, 0),
     "NaCl": (11, 17, 0), "KCl": (17, 19, 0), "AlCl": (13, 17, 0), "CaF": (9, 20, 0),
+    "LiH": (1, 3, 0), "CuH": (1, 29, 0), "ZrN": (7, 40, 0), "CuO": (8, 29, 0), "NbO": (8, 41, 0),
+    "TbO": (8, 65, 0), "LuO": (8, 71, 0), "HfO": (8, 72, 0), "TaO": (8, 73, 0), "WO": (8, 74, 0),
+    "ThO": (8, 90, 0),
 }  # fmt: skip
-"""Diatomic molecules of the elements abundant enough to matter in a stellar photosphere."""
+"""Diatomic molecules of the elements abundant enough to matter in a stellar photosphere, and those
+that bind most of a rare element whose atomic lines are seen in cool stars."""
 
 
 def read_table(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:

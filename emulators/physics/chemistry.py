@@ -4,6 +4,10 @@ Saha-Boltzmann ionisation of every element and a network of diatomic molecules, 
 nuclei and pressure conserved at each layer for the *given* abundances (Gray 2005, chapter 8;
 data of Barklem & Collet 2016, A&A 588, A96). Raising [Mg/Fe] therefore raises the electron
 density and with it the H- opacity.
+
+Seven elements that are bound among each other form the network of nonlinear equations. Every other
+element meets them only one atom at a time (ZrO, LaO, CaH, HS, ...), so that its neutrals follow
+from the network's without an equation of their own.
 """
 
 from pathlib import Path
@@ -38,6 +42,13 @@ MOLECULES = {
     "SiO": (8, 14),
     "TiO": (8, 22),
 }
+# Molecules of one element of the network with one outside it (named in chemistry.h5).
+TRACE_MOLECULES = (
+    "LiH", "HF", "NaH", "AlH", "PH", "HS", "HCl", "KH", "CaH", "CrH", "MnH", "FeH", "CoH", "NiH",
+    "CuH", "CF", "CP", "CS", "AlN", "PN", "NS", "ZrN", "MgS", "SiS", "TiS", "AlO", "PO", "SO",
+    "CaO", "ScO", "VO", "CrO", "MnO", "FeO", "NiO", "CuO", "SrO", "YO", "ZrO", "NbO", "BaO",
+    "LaO", "TbO", "LuO", "HfO", "TaO", "WO", "ThO",
+)  # fmt: skip
 _NEWTON_STEPS = 16
 _MAX_STEP = 6.0  # largest change of a log density in one Newton step
 
@@ -57,6 +68,10 @@ class EquilibriumTables(eqx.Module):
     ln_q_atoms: Float[Array, "ion=3 element=92 node"]
     ln_q_molecules: Float[Array, "molecule node"]
     ln_k_molecules: Float[Array, "molecule node"]  # ln (p_A p_B / p_AB), dyn/cm^2
+    ln_k_trace: Float[Array, "trace node"]
+    # which element a trace molecule takes from outside and from inside the network (0 or 1)
+    outside: Float[Array, "element=92 trace"]
+    inside: Float[Array, "network trace"]
     ionization: Float[Array, "stage=2 element=92"]  # eV
 
     @classmethod
@@ -68,16 +83,29 @@ class EquilibriumTables(eqx.Module):
             energy = file["ionization_energy"][()].T[:2]
             names = [name.decode() for name in file["molecule"][()]]
             rows = [names.index(name) for name in MOLECULES]
+            trace = [names.index(name) for name in TRACE_MOLECULES]
             ln_q = np.log(file["molecule_partition"][()][rows])
-            log_k = file["molecule_log_pk"][()][rows]
+            log_k = file["molecule_log_pk"][()][rows + trace]
+            pairs = file["molecule_atoms"][()][trace]
         # Stages that do not exist (no electron left) are put out of reach.
         atoms, energy = np.nan_to_num(atoms, nan=0.0), np.nan_to_num(energy, nan=1000.0)
         # log10 pK is nearly linear in 1/T, ln Q nearly linear in T: splines in those variables.
         k_spline = CubicSpline(1.0 / nodes[::-1], log_k[:, ::-1] * np.log(10.0), axis=1)
+        ln_k = k_spline(np.exp(-_LN_T))
+        outside, inside = np.zeros((92, len(trace))), np.zeros((len(NETWORK), len(trace)))
+        for column, pair in enumerate(pairs):
+            for element in pair:
+                if element in NETWORK:
+                    inside[NETWORK.index(element), column] = 1.0
+                else:
+                    outside[element - 1, column] = 1.0
         return cls(
             ln_q_atoms=jnp.asarray(_resample(nodes, atoms)),
             ln_q_molecules=jnp.asarray(_resample(nodes, ln_q)),
-            ln_k_molecules=jnp.asarray(k_spline(np.exp(-_LN_T))),
+            ln_k_molecules=jnp.asarray(ln_k[: len(rows)]),
+            ln_k_trace=jnp.asarray(ln_k[len(rows) :]),
+            outside=jnp.asarray(outside),
+            inside=jnp.asarray(inside),
             ionization=jnp.asarray(energy),
         )
 
@@ -113,6 +141,8 @@ class Equilibrium(NamedTuple):
     hydrogen_nuclei: Float[Array, " layer"]
     atoms: Float[Array, "3 92 layer"]  # neutral, singly, doubly ionised
     molecules: Float[Array, "molecule layer"]  # in the order of MOLECULES
+    trace_molecules: Float[Array, "trace layer"]  # in the order of TRACE_MOLECULES
+    hminus: Float[Array, " layer"]
     density: Float[Array, " layer"]  # g/cm^3
 
 
@@ -122,8 +152,10 @@ class _Constants(NamedTuple):
     ln_saha: Float[Array, "2 92"]  # ln n_e n_{i+1} / n_i
     ln_hminus: Float[Array, ""]  # ln n(H-) / (n_H n_e)
     ln_molecule: Float[Array, " molecule"]  # ln n_AB / (n_A n_B)
+    ln_trace: Float[Array, " trace"]
     ln_abundance: Float[Array, " 92"]  # ln n(X) / n(H), nuclei
     ln_particles: Float[Array, ""]  # ln P_gas / kT
+    ln_electrons: Float[Array, ""]  # ln n_e where it is given, NaN where it is to be found
 
 
 _ROW = {element: row for row, element in enumerate(NETWORK)}
@@ -137,35 +169,61 @@ _IN_NETWORK = np.array([z in NETWORK for z in range(1, 93)])
 _NETWORK_INDEX = np.array(NETWORK) - 1
 
 
-def _populations(unknowns: Array, c: _Constants) -> tuple[Array, Array, Array, Array, Array]:
-    """(n_e, n_H nuclei, atoms [3, 92], molecules, H-) for ln(free neutrals), ln n_e, ln N."""
+class _Populations(NamedTuple):
+    """Number densities [cm^-3] of one layer."""
+
+    electrons: Float[Array, ""]
+    nuclei: Float[Array, ""]  # of hydrogen
+    atoms: Float[Array, "3 92"]
+    molecules: Float[Array, " molecule"]
+    trace: Float[Array, " trace"]
+    hminus: Float[Array, ""]
+
+
+def _populations(unknowns: Array, c: _Constants, tables: EquilibriumTables) -> _Populations:
+    """Everything from ln(free neutrals of the network), ln n_e and ln n(H nuclei)."""
     free, ln_electrons, ln_nuclei = unknowns[:-2], unknowns[-2], unknowns[-1]
     first = c.ln_saha[0] - ln_electrons
     second = first + c.ln_saha[1] - ln_electrons
-    # Elements outside the network are only neutral or ionised, so their neutrals are explicit.
-    ln_neutral = c.ln_abundance + ln_nuclei - jnp.logaddexp(0.0, jnp.logaddexp(first, second))
+    # Elements outside the network are neutral, ionised or bound to one atom of the network: what
+    # each of these is relative to the neutral is known, and so the neutral is explicit.
+    bound = jnp.exp(c.ln_trace + free @ tables.inside)
+    forms = 1.0 + jnp.exp(first) + jnp.exp(second) + tables.outside @ bound
+    ln_neutral = c.ln_abundance + ln_nuclei - jnp.log(forms)
     ln_neutral = ln_neutral.at[_NETWORK_INDEX].set(free)
-    atoms = jnp.exp(jnp.stack([ln_neutral, ln_neutral + first, ln_neutral + second]))
-    molecules = jnp.exp(free[_PAIRS[:, 0]] + free[_PAIRS[:, 1]] + c.ln_molecule)
-    hminus = jnp.exp(free[0] + ln_electrons + c.ln_hminus)
-    return jnp.exp(ln_electrons), jnp.exp(ln_nuclei), atoms, molecules, hminus
+    return _Populations(
+        electrons=jnp.exp(ln_electrons),
+        nuclei=jnp.exp(ln_nuclei),
+        atoms=jnp.exp(jnp.stack([ln_neutral, ln_neutral + first, ln_neutral + second])),
+        molecules=jnp.exp(free[_PAIRS[:, 0]] + free[_PAIRS[:, 1]] + c.ln_molecule),
+        trace=(jnp.exp(ln_neutral) @ tables.outside) * bound,
+        hminus=jnp.exp(free[0] + ln_electrons + c.ln_hminus),
+    )
 
 
-def _residual(unknowns: Array, c: _Constants) -> Array:
+def _residual(unknowns: Array, c: _Constants, tables: EquilibriumTables) -> Array:
     """Conservation of nuclei, charge and pressure as differences of logs.
 
     In logs the equations are close to linear even when a first guess of a molecule is wrong by
-    many decades, so Newton's method needs few steps from any start.
+    many decades, so Newton's method needs few steps from any start. Where the electron density is
+    given, it takes the place of the pressure.
     """
-    electrons, _, atoms, molecules, hminus = _populations(unknowns, c)
-    in_molecules = jnp.asarray(_NUCLEI) @ molecules
-    nuclei = jnp.sum(atoms[:, _NETWORK_INDEX], axis=0) + in_molecules
-    nuclei = nuclei.at[0].add(hminus)
+    n = _populations(unknowns, c, tables)
+    in_molecules = jnp.asarray(_NUCLEI) @ n.molecules + tables.inside @ n.trace
+    nuclei = jnp.sum(n.atoms[:, _NETWORK_INDEX], axis=0) + in_molecules
+    nuclei = nuclei.at[0].add(n.hminus)
     mass = jnp.log(nuclei) - c.ln_abundance[_NETWORK_INDEX] - unknowns[-1]
-    ions = jnp.sum(atoms[1] + 2.0 * atoms[2])
-    charge = jnp.log(electrons + hminus) - jnp.log(ions)
-    particles = electrons + jnp.sum(atoms) + jnp.sum(molecules) + hminus
-    return jnp.concatenate([mass, jnp.stack([charge, jnp.log(particles) - c.ln_particles])])
+    ions = jnp.sum(n.atoms[1] + 2.0 * n.atoms[2])
+    charge = jnp.log(n.electrons + n.hminus) - jnp.log(ions)
+    pressure = jnp.log(_particles(n)) - c.ln_particles
+    given = jnp.isfinite(c.ln_electrons)
+    electrons = unknowns[-2] - jnp.where(given, c.ln_electrons, 0.0)
+    last = jnp.where(given, jnp.stack([electrons, -charge]), jnp.stack([charge, pressure]))
+    return jnp.concatenate([mass, last])
+
+
+def _particles(n: _Populations) -> Float[Array, ""]:
+    return n.electrons + n.hminus + jnp.sum(n.atoms) + jnp.sum(n.molecules) + jnp.sum(n.trace)
 
 
 def _solve(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -183,16 +241,17 @@ def _solve(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Arra
     return jnp.stack([row[-1] for row in rows])
 
 
-def _newton(start: Array, c: _Constants) -> Array:
+def _newton(start: Array, c: _Constants, tables: EquilibriumTables) -> Array:
     def step(_: int, unknowns: Array) -> Array:
-        change = _solve(jax.jacfwd(_residual)(unknowns, c), _residual(unknowns, c))
+        jacobian = jax.jacfwd(_residual)(unknowns, frozen, tables)
+        change = _solve(jacobian, _residual(unknowns, frozen, tables))
         return unknowns - jnp.clip(change, -_MAX_STEP, _MAX_STEP)
 
     frozen = jax.lax.stop_gradient(c)
     solution = jax.lax.fori_loop(0, _NEWTON_STEPS, step, jax.lax.stop_gradient(start))
     # One more step with a frozen Jacobian carries the exact derivative (implicit functions).
-    jacobian = jax.lax.stop_gradient(jax.jacfwd(_residual)(solution, frozen))
-    return solution - _solve(jacobian, _residual(solution, c))
+    jacobian = jax.lax.stop_gradient(jax.jacfwd(_residual)(solution, frozen, tables))
+    return solution - _solve(jacobian, _residual(solution, c, tables))
 
 
 def equilibrium(
@@ -220,6 +279,45 @@ def equilibrium(
         Densities that satisfy charge, nuclei and pressure conservation; differentiable in every
         argument.
     """
+    unknown = jnp.full_like(pressure, jnp.nan)
+    return _equilibrium(temperature, pressure, unknown, log_abundance, tables)[0]
+
+
+def pressure_from_electrons(
+    temperature: Float[Array, " layer"],
+    electrons: Float[Array, " layer"],
+    pressure: Float[Array, " layer"],
+    log_abundance: Float[Array, " 92"],
+    tables: EquilibriumTables,
+) -> Float[Array, " layer"]:
+    """Gas pressure [dyn/cm^2] at which a gas of this composition has the given electron density.
+
+    Some codes take a model atmosphere as temperature and electron density and find the pressure.
+    The two differ where a model was computed for other abundances.
+
+    Parameters
+    ----------
+    temperature
+        K.
+    electrons
+        Number density of free electrons, cm^-3.
+    pressure
+        A first guess, dyn/cm^2: the model's own gas pressure.
+    log_abundance, tables
+        See `equilibrium`.
+    """
+    ln_electrons = jnp.log(electrons)
+    return _equilibrium(temperature, pressure, ln_electrons, log_abundance, tables)[1]
+
+
+def _equilibrium(
+    temperature: Array,
+    pressure: Array,
+    ln_electrons: Array,
+    log_abundance: Array,
+    tables: EquilibriumTables,
+) -> tuple[Equilibrium, Float[Array, " layer"]]:
+    """The equilibrium and its gas pressure."""
     kt = BOLTZMANN * temperature
     ln_q = tables.partition_atoms(temperature)
     ln_thermal = 1.5 * jnp.log(2.0 * np.pi * ELECTRON_MASS * kt / PLANCK**2)
@@ -230,17 +328,29 @@ def equilibrium(
         # one bound state (Q = 1) at 0.754 eV; the ground state of H holds every neutral (Q = 2)
         ln_hminus=-np.log(4.0) - ln_thermal + 0.754 / (BOLTZMANN_EV * temperature),
         ln_molecule=(jnp.log(kt) - _interpolate(tables.ln_k_molecules, temperature)).T,
+        ln_trace=(jnp.log(kt) - _interpolate(tables.ln_k_trace, temperature)).T,
         # absent elements get a density too small to matter instead of log(0)
         ln_abundance=jnp.broadcast_to(
             jnp.maximum((log_abundance - 12.0) * np.log(10.0), -80.0), (temperature.size, 92)
         ),
         ln_particles=jnp.log(pressure / kt),
+        ln_electrons=ln_electrons,
     )
     start = jax.vmap(_guess)(constants)
-    unknowns = jax.vmap(_newton)(start, constants)
-    electrons, nuclei, atoms, molecules, _ = jax.vmap(_populations)(unknowns, constants)
+    over_layers = jax.vmap(_newton, in_axes=(0, 0, None))
+    unknowns = over_layers(start, constants, tables)
+    n = jax.vmap(_populations, in_axes=(0, 0, None))(unknowns, constants, tables)
     weight = jnp.sum(10.0 ** (log_abundance - 12.0) * ATOMIC_WEIGHTS) * ATOMIC_MASS
-    return Equilibrium(electrons, nuclei, jnp.moveaxis(atoms, 0, -1), molecules.T, nuclei * weight)
+    result = Equilibrium(
+        electrons=n.electrons,
+        hydrogen_nuclei=n.nuclei,
+        atoms=jnp.moveaxis(n.atoms, 0, -1),
+        molecules=n.molecules.T,
+        trace_molecules=n.trace.T,
+        hminus=n.hminus,
+        density=n.nuclei * weight,
+    )
+    return result, jax.vmap(_particles)(n) * kt
 
 
 def _guess(c: _Constants) -> Array:
@@ -250,7 +360,8 @@ def _guess(c: _Constants) -> Array:
     ln_kn = np.log(8.0) + c.ln_molecule[0] + ln_nuclei
     free_h = ln_nuclei + np.log(2.0) - jnp.logaddexp(0.0, 0.5 * jnp.logaddexp(0.0, ln_kn))
     others = c.ln_abundance[_NETWORK_INDEX[1:]] + ln_nuclei
-    ln_electrons = ln_nuclei - 9.0
+    given = jnp.isfinite(c.ln_electrons)
+    ln_electrons = jnp.where(given, c.ln_electrons, ln_nuclei - 9.0)
     return jnp.concatenate([free_h[None], others, jnp.stack([ln_electrons, ln_nuclei])])
 
 

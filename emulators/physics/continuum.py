@@ -6,11 +6,15 @@ absorption (source function = Planck function), which is good to a percent at th
 temperatures of F, G and K stars.
 """
 
+from pathlib import Path
+
+import equinox as eqx
+import h5py
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from emulators.physics.chemistry import Equilibrium
+from emulators.physics.chemistry import CODES, Equilibrium
 from emulators.physics.constants import (
     BOLTZMANN,
     BOLTZMANN_EV,
@@ -130,15 +134,69 @@ def rayleigh(wavelength: Array, hydrogen_atoms: Array, molecules: Array, helium:
     return hydrogen_atoms * h + molecules * h2 + helium * he
 
 
+class MetalEdges(eqx.Module):
+    """Bound-free absorption of metals, CH and OH from the cross-sections of `metal_bf.h5`.
+
+    log10 of the cross-section per particle is interpolated linearly in wavelength and in 1/T;
+    beyond the table's ends it keeps its last value.
+    """
+
+    wavelength: Float[Array, " table"]  # vacuum Angstrom
+    inverse_temperature: Float[Array, " node"]  # 1/K, increasing
+    log_cross_section: Float[Array, "species node table"]  # cm^2
+    species: tuple[int, ...] = eqx.field(static=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "MetalEdges":
+        """Read `metal_bf.h5` (see `emulators.physics.build_tables`)."""
+        with h5py.File(path) as file:
+            return cls(
+                wavelength=jnp.asarray(file["wavelength"][()], float),
+                inverse_temperature=jnp.asarray(1.0 / file["temperature"][()][::-1]),
+                log_cross_section=jnp.asarray(file["log_cross_section"][()][:, ::-1], float),
+                species=tuple(int(code) for code in file["species"][()]),
+            )
+
+    def __call__(
+        self,
+        wavelength: Float[Array, " wavelength"],
+        temperature: Float[Array, " layer"],
+        gas: Equilibrium,
+    ) -> Float[Array, "layer wavelength"]:
+        """Absorption coefficient [cm^-1], stimulated emission included."""
+        left, weight = _bracket(self.wavelength, wavelength)
+        table = self.log_cross_section
+        table = table[..., left] * (1.0 - weight) + table[..., left + 1] * weight
+        left, weight = _bracket(self.inverse_temperature, 1.0 / temperature)
+        weight = weight[:, None]
+        log_sigma = table[:, left] * (1.0 - weight) + table[:, left + 1] * weight
+        absorbers = jnp.stack([_number_density(code, gas) for code in self.species])
+        total = jnp.sum(absorbers[:, :, None] * 10.0**log_sigma, axis=0)
+        return total * stimulated(wavelength[None, :], temperature[:, None])
+
+
+def _number_density(code: int, gas: Equilibrium) -> Float[Array, " layer"]:
+    if code in CODES:
+        return gas.molecules[CODES.index(code)]
+    return gas.atoms[code % 100, code // 100 - 1]
+
+
+def _bracket(nodes: Array, value: Array) -> tuple[Array, Array]:
+    """Cell and weight for linear interpolation on uneven nodes, constant beyond the ends."""
+    cell = jnp.clip(jnp.searchsorted(nodes, value, side="right") - 1, 0, nodes.shape[0] - 2)
+    weight = (value - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
+    return cell, jnp.clip(weight, 0.0, 1.0)
+
+
 def continuous_opacity(
     wavelength: Float[Array, " node"],
     temperature: Float[Array, " layer"],
     gas: Equilibrium,
+    edges: MetalEdges,
 ) -> Float[Array, "layer node"]:
     """Continuous absorption per gram [cm^2/g] at vacuum wavelengths in Angstrom.
 
-    Valid from 3645 to 15000 A, where no edge of hydrogen above the Balmer jump and no
-    quasi-molecular absorption is missing.
+    Valid from 3800 A to 15000 A: metals that absorb below that are not in the tables.
     """
     wave = wavelength[None, :]
     t = temperature[:, None]
@@ -153,5 +211,6 @@ def continuous_opacity(
         + helium_minus(wave, t, electrons, helium)
         + rayleigh(wave, neutral, gas.molecules[0][:, None], helium)
         + THOMSON * electrons
+        + edges(wavelength, temperature, gas)
     )
     return total / gas.density[:, None]
