@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -290,7 +291,7 @@ class SpectralGrid:
                     offsets = draw_dither(seed, start, batch_size) * dither
                     # A short last batch is computed in full, so that its shape is the others':
                     # one compiled program, and the same numbers however the run was cut.
-                    spectra = synthesizer.batch(labels, offsets * step)
+                    spectra = synthesizer.batch(jnp.asarray(labels), jnp.asarray(offsets * step))
                     flux = np.asarray(spectra.flux)[:count]
                     continuum = np.asarray(spectra.continuum)[:count]
                     normalized = (np.asarray(flux, float) / np.asarray(continuum, float)).astype(

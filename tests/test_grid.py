@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ from emulators.labels import LabelSpace
 ARRAYS = ("labels", "dither", "flux", "log_continuum", "wavelength")
 
 
-def make(path, synthesizer=None, num=50, **options):
+def make(path, synthesizer: Any = None, num=50, **options):
     options = {"seed": 3, "batch_size": 8, "progress": False} | options
     return SpectralGrid.generate(synthesizer or FakeSynthesizer(), SPACE, num, path, **options)
 

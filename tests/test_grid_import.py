@@ -1,5 +1,7 @@
 """Grids from other codes' files: the numbers that arrive, and what is refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,13 +16,11 @@ CONTINUUM = np.linspace(1.0, 1.05, 300) * LABELS[:, :1] * 1e3
 
 
 def write_npz(file, star, wavelength=WAVELENGTH, continuum=True):
-    extra = {"continuum": CONTINUUM[star]} if continuum else {}
-    np.savez(
-        file,
-        wave=wavelength,
-        flux=FLUX[star] * (CONTINUUM[star] if continuum else 1),
-        **extra,
-    )
+    if continuum:
+        flux = FLUX[star] * CONTINUUM[star]
+        np.savez(file, wave=wavelength, flux=flux, continuum=CONTINUUM[star])
+    else:
+        np.savez(file, wave=wavelength, flux=FLUX[star])
 
 
 def write_text(file, star):
@@ -92,7 +92,7 @@ def prepare(tmp_path):
 
 
 def fails(tmp_path, table, message, **options):
-    options = {"medium": "vacuum"} | options
+    options: dict[str, Any] = {"medium": "vacuum"} | options
     with pytest.raises(InputError, match=message):
         import_grid(table, tmp_path, tmp_path / "grid.h5", **options)
     assert not (tmp_path / "grid.h5").exists()

@@ -34,22 +34,22 @@ LOG_ALPHA = np.round(np.arange(-4.0, 5.05, 0.1), 1)
 
 def read_stehle(path: Path) -> dict[str, np.ndarray]:
     """The source's arrays: one record each, little-endian, dimensions in the first record."""
-    with FortranFile(path, "r", header_dtype="<u4") as file:
+    with FortranFile(path, "r", header_dtype=np.uint32) as file:
         _, temperatures, densities, lines = file.read_ints("<i4")
         shape = (lines, densities)
         table = {
-            "levels": file.read_ints("<i4").reshape(lines, 2),
+            "levels": np.asarray(file.read_ints("<i4")).reshape(lines, 2),
             "temperature": file.read_reals("<f4"),
             "log_density": file.read_reals("<f4"),
-            "field": file.read_reals("<f4").reshape(shape),
-            "wing": file.read_reals("<f4").reshape(shape),
-            "width": file.read_reals("<f4").reshape(*shape, temperatures),
-            "points": file.read_ints("<i4").reshape(*shape, temperatures),
+            "field": np.asarray(file.read_reals("<f4")).reshape(shape),
+            "wing": np.asarray(file.read_reals("<f4")).reshape(shape),
+            "width": np.asarray(file.read_reals("<f4")).reshape(*shape, temperatures),
+            "points": np.asarray(file.read_ints("<i4")).reshape(*shape, temperatures),
         }
         alpha, profile = [], []
         for _ in range(lines):
-            alpha.append(file.read_reals("<f4").reshape(densities, temperatures, -1))
-            profile.append(file.read_reals("<f4").reshape(densities, temperatures, -1))
+            alpha.append(np.asarray(file.read_reals("<f4")).reshape(densities, temperatures, -1))
+            profile.append(np.asarray(file.read_reals("<f4")).reshape(densities, temperatures, -1))
     return table | {"alpha": np.array(alpha), "profile": np.array(profile)}
 
 

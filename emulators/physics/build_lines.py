@@ -23,7 +23,7 @@ import numpy as np
 from emulators.physics.abundances import SOLAR_SCALES, SYMBOLS
 from emulators.physics.atmosphere import AtmosphereGrid
 from emulators.physics.chemistry import EquilibriumTables, equilibrium
-from emulators.physics.continuum import continuous_opacity
+from emulators.physics.continuum import MetalEdges, continuous_opacity
 from emulators.physics.linelist import LineList
 from emulators.physics.linelist_readers import read_moog, read_turbospectrum
 from emulators.physics.lines import LineTable, line_profiles
@@ -92,6 +92,7 @@ def strengths(lines: LineList, data: Path) -> np.ndarray:
     """Line-centre optical depth above continuum depth one [line], the largest of the probes."""
     grid = AtmosphereGrid.load(data / "atmospheres.h5")
     tables = EquilibriumTables.load(data / "chemistry.h5")
+    edges = MetalEdges.load(data / "metal_bf.h5")
     best = np.zeros(len(lines))
 
     @jax.jit
@@ -100,7 +101,7 @@ def strengths(lines: LineList, data: Path) -> np.ndarray:
             table, atmosphere.temperature, gas, jnp.asarray(0.5), tables, jnp.float32
         )
         nodes = jnp.linspace(FAR_WINGS[0], FAR_WINGS[1], 35)
-        opacity = continuous_opacity(nodes, atmosphere.temperature, gas)
+        opacity = continuous_opacity(nodes, atmosphere.temperature, gas, edges)
         step = jnp.diff(atmosphere.column_mass, prepend=0.0)[:, None]
         depth = jnp.cumsum(opacity * step, axis=0)
         # Layers above continuum optical depth one, the last of them in part.

@@ -15,7 +15,9 @@ import argparse
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -58,7 +60,7 @@ def write_table(
     datasets: dict[str, np.ndarray],
     attributes: dict[str, str],
     hashes: dict[str, str],
-    decimals: dict[str, int] | None = None,
+    decimals: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Write one compressed table; the same input gives the same bytes.
 
@@ -69,7 +71,7 @@ def write_table(
         for name in sorted(datasets):
             array = datasets[name]
             options = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-            if name in (decimals or {}):
+            if name in decimals:
                 options["scaleoffset"] = decimals[name]
             file.create_dataset(
                 name, data=array, track_times=False, **(options if array.size > 64 else {})
@@ -82,7 +84,7 @@ def write_table(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Rebuild the physics tables.")
     parser.add_argument("--sources", type=Path, required=True, help="folder of the archives")
     parser.add_argument("--barklem-collet", type=Path, required=True, help="folder of bc_*.dat")
     parser.add_argument("--out", type=Path, required=True)

@@ -128,7 +128,7 @@ def unsold_width(
     The levels are hydrogenic, <r^2> = 5/2 n*^4 / Z^2 in Bohr radii with n*^2 =
     Z^2 13.6 eV / (I - E),
     so that C6 = alpha_H e^2 / hbar times the difference of <r^2>, and gamma = 8.08 C6^(2/5) v^(3/5)
-    (Unsold 1955; Gray 2005, section 11.3 in other units).
+    (Unsold 1955; 17 C6^(2/5) v^(3/5) where C6 is divided by 2 pi).
 
     Returns
     -------
