@@ -151,7 +151,7 @@ def test_killed_run_ends_with_the_same_bits(tmp_path):
     killed = tmp_path / "killed"
     process = child(killed, resume=False)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while not (killed / "checkpoint.h5").exists():
             assert process.poll() is None, "the child ended before its first checkpoint"
             assert time.monotonic() < deadline
