@@ -195,19 +195,28 @@ def grid_generate(
 
 @grid_app.command("import")
 def grid_import(
+    table: Annotated[Path, typer.Argument(help="Table: labels, and a column of file names.")],
     path: Annotated[Path, typer.Argument(help="The .h5 file to write.")],
-    labels: Annotated[Path, typer.Option(help="Table: a column of file names, and the labels.")],
     medium: Annotated[str, typer.Option(help="air or vacuum: of the files' wavelengths.")],
     folder: Annotated[
         Path | None, typer.Option(help="Where the files are; beside the table otherwise.")
     ] = None,
+    file_column: Annotated[str, typer.Option(help="Column of the file names.")] = "file",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A column that is a label, in order; every numeric one otherwise."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Import spectra that another code wrote: a table of labels, and FITS, text or NPZ files."""
-    from . import report
-    from .grid_commands import import_spectra
+    from emulators.grid_import import import_grid
 
-    grid = import_spectra(path, labels, medium=medium, folder=folder)
+    from . import report
+
+    grid = import_grid(
+        table, table.parent if folder is None else folder, path,
+        medium=medium, file_column=file_column, label_columns=label,
+    )  # fmt: skip
     report.print_object(report.describe_grid(grid), json)
 
 

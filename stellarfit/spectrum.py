@@ -95,7 +95,7 @@ class Spectrum:
         mask: Any = None,
         resolution: Any = None,
         medium: str = "vacuum",
-        snr: float | None = None,
+        snr: float | int | None = None,
         name: str = "",
         meta: Mapping[str, Any] | None = None,
     ):
@@ -186,7 +186,7 @@ class Spectrum:
         other._check_good()
         return other
 
-    def window(self, start: float, stop: float) -> "Spectrum":
+    def window(self, start: float | int, stop: float | int) -> "Spectrum":
         """Mask (not cut) the pixels outside ``start <= wavelength <= stop`` [vacuum Angstrom]."""
         inside = (self.wavelength >= start) & (self.wavelength <= stop)
         if not inside.any():
