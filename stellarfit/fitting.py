@@ -22,6 +22,7 @@ from .setup import Setup
 
 NOISES = ("validation", "none")
 _STARTS = 3
+_SCOUT_STEPS = 6
 _MAX_STEPS = 60
 _ROUNDS = 6  # of freezing the noise and fitting again, at most
 _SETTLED = 0.05  # change in units of the error below which a further round is needless
@@ -228,12 +229,13 @@ def fit(
 
 
 def _search(setup: Setup) -> Optimum:
-    """The best of several searches with photon noise alone."""
-    found = [
-        maximize(setup.photons, setup.prior.position(start), 0.0, _MAX_STEPS)
+    """Short searches from several starts with photon noise alone, and a long one from the best."""
+    scouts = [
+        maximize(setup.photons, setup.prior.position(start), 0.0, _SCOUT_STEPS)
         for start in setup.starts[:_STARTS]
     ]
-    return min(found, key=lambda optimum: float(optimum.curvature.cost))
+    best = min(scouts, key=lambda optimum: float(optimum.curvature.cost))
+    return maximize(setup.photons, best.position, 0.0, _MAX_STEPS)
 
 
 def _moved(before: Optimum, after: Optimum) -> float:

@@ -15,7 +15,7 @@ The fine grid reaches beyond the pixels by the reach of all kernels plus a taper
 is padded or wrapped into a pixel that is fitted.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -176,14 +176,14 @@ class Instrument(eqx.Module):
         first, weights = _rows(center - start, half, sigma, step)
         ramp = np.clip((np.arange(count) + 1) / (_TAPER + 1), 0, 1)
         taper = np.sin(0.5 * np.pi * np.minimum(ramp, ramp[::-1])) ** 2
-        length = int(next_fast_len(count, real=True))
+        length: Any = next_fast_len(count, real=True)
         return cls(
             wavelength=jnp.asarray(np.exp(start + step * np.arange(count))),
             frequency=jnp.asarray(np.fft.rfftfreq(length, step)),
             taper=jnp.asarray(taper),
             first=jnp.asarray(first),
             weights=jnp.asarray(weights),
-            fft_length=length,
+            fft_length=int(length),
         )
 
     def broaden(

@@ -131,8 +131,8 @@ def make_prior(
     if not free:
         raise InputError("fixed: every parameter is fixed; leave at least one free")
     rows = [_row(name, priors.get(name), limits[name]) for name in free]
-    lower, upper, mean, precision = (jnp.asarray(column) for column in np.array(rows).T)
-    prior = Prior(tuple(free), lower, upper, mean, precision)
+    columns = [jnp.asarray(column) for column in np.array(rows).T]
+    prior = Prior(tuple(free), *columns)
     return prior, {name: float(held[name]) for name in limits if name in held}
 
 
@@ -140,18 +140,19 @@ def _row(name, prior, limits):
     """Lower, upper, mean and precision of one parameter."""
     low, high = limits
     if prior is None:
-        low, high = _DEFAULTS.get(name, limits)
+        low, high = ({name: limits} | _DEFAULTS)[name]
         return low, high, 0.5 * (low + high), 0.0
     if isinstance(prior, dist.Uniform):
-        low, high = max(low, float(prior.low)), min(high, float(prior.high))
+        first, last = _number(prior.low), _number(prior.high)
+        low, high = max(low, first), min(high, last)
         if not low < high:
             raise InputError(
-                f"priors: {name} is uniform in {float(prior.low):g} .. {float(prior.high):g}, "
-                f"which leaves nothing of {limits[0]:g} .. {limits[1]:g}"
+                f"priors: {name} is uniform in {first:g} .. {last:g}, which leaves nothing of "
+                f"{limits[0]:g} .. {limits[1]:g}"
             )
         return low, high, 0.5 * (low + high), 0.0
     if isinstance(prior, dist.Normal):
-        mean, sigma = float(prior.loc), float(prior.scale)
+        mean, sigma = _number(prior.loc), _number(prior.scale)
         if not low <= mean <= high:
             raise InputError(f"priors: {name} has mean {mean:g}, outside {low:g} .. {high:g}")
         if name in _DEFAULTS:
@@ -162,3 +163,7 @@ def _row(name, prior, limits):
         f"priors: {name} has a {type(prior).__name__}; give numpyro.distributions.Uniform or "
         "Normal, and extend `stellar_model` for anything else"
     )
+
+
+def _number(value: Any) -> float:
+    return float(np.asarray(value))

@@ -53,7 +53,9 @@ def test_densities_are_those_of_the_numpyro_distributions():
 
     def total(values):
         pairs = zip(prior.names, values, strict=True)
-        return sum(float(prior.distribution(name).log_prob(value)) for name, value in pairs)
+        return sum(
+            float(jnp.asarray(prior.distribution(name).log_prob(value))) for name, value in pairs
+        )
 
     found = float(prior.log_density(jnp.asarray(values)) - prior.log_density(jnp.asarray(other)))
     assert found == pytest.approx(total(values) - total(other), rel=1e-10)

@@ -1,6 +1,7 @@
 """One conformance test over both backends: a sampler that passes it may be added."""
 
 import warnings
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -44,7 +45,7 @@ def test_backend_samples_a_gaussian(backend):
         make_sampler(backend), target, jnp.asarray(start), jax.random.key(1),
         num_warmup=100, num_samples=2000,
     )  # fmt: skip
-    samples = chains.draws.position
+    samples = np.asarray(chains.draws.position)
     assert samples.shape == (4, 2000, 4)
     flat = samples.reshape(-1, 4)
     error = np.sqrt(np.diag(covariance) / ess(samples))
@@ -144,10 +145,10 @@ def test_arviz_and_summary(posteriors):
     assert list(table["name"]) == list(posterior.names)
 
     ours = dict(zip(table["name"], table["r_hat"], strict=True))
-    theirs = arviz.rhat(data)
+    theirs: Any = arviz.rhat(data)
     for name in posterior.names:
         assert ours[name] == pytest.approx(float(theirs[name]), abs=2e-3)
-    effective = arviz.ess(data)
+    effective: Any = arviz.ess(data)
     for name, value in zip(table["name"], table["ess"], strict=True):
         assert value == pytest.approx(float(effective[name]), rel=0.2)
 

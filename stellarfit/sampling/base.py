@@ -8,6 +8,8 @@ Laplace covariance in the coordinates of the problem, and needs no adaptation.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -169,23 +171,14 @@ def _adapt(adaptation, count, error):
     return _Adaptation(log_step, log_average, error, adaptation.center)
 
 
-class _progress:
-    """A rich progress bar, or nothing; gives a function that advances it."""
+@contextmanager
+def _progress(show: bool, description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar, or nothing; gives a function that advances it."""
+    if not show:
+        yield lambda count: None
+        return
+    from rich.progress import Progress
 
-    def __init__(self, show, description, total):
-        self._bar = None
-        if show:
-            from rich.progress import Progress
-
-            self._bar = Progress(transient=True)
-            self._task = self._bar.add_task(description, total=total)
-
-    def __enter__(self):
-        if self._bar is None:
-            return lambda count: None
-        self._bar.start()
-        return lambda count: self._bar.advance(self._task, count)
-
-    def __exit__(self, *error):
-        if self._bar is not None:
-            self._bar.stop()
+    with Progress(transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)

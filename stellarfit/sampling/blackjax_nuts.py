@@ -18,10 +18,12 @@ class BlackJAXNUTS(AbstractSampler):
     def step(
         self, target: Any, key: PRNGKeyArray, state: State, step_size: Float[Array, ""]
     ) -> tuple[State, Draw]:
-        kernel = nuts.build_kernel()
+        # Typed loosely: the library annotates arrays as floats.
+        kernel: Any = nuts.build_kernel()
+        make_state: Any = hmc.HMCState
         after, info = kernel(
             key,
-            hmc.HMCState(*state),
+            make_state(*state),
             target,
             step_size,
             jnp.ones_like(state.position),

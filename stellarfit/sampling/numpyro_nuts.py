@@ -19,7 +19,8 @@ class NumPyroNUTS(AbstractSampler):
     def step(
         self, target: Any, key: PRNGKeyArray, state: State, step_size: Float[Array, ""]
     ) -> tuple[State, Draw]:
-        init_kernel, sample_kernel = hmc(potential_fn=lambda position: -target(position))
+        kernels: Any = hmc(potential_fn=lambda position: -target(position))
+        init_kernel, sample_kernel = kernels
         # Potential and gradient are passed along, so setting up the kernel evaluates nothing.
         kernel_state = init_kernel(
             ParamInfo(state.position, -state.log_density, -state.gradient),
