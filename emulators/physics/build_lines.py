@@ -203,5 +203,13 @@ def build(
     lines = lines.take(rows)
     # Radiative widths to three digits: they are known to per cents at best.
     unit = 10 ** (np.floor(np.log10(lines.gamma_rad)) - 2)
-    lines = eqx.tree_at(lambda x: x.gamma_rad, lines, np.round(lines.gamma_rad / unit) * unit)
+    lines = eqx.tree_at(
+        lambda x: (x.wavelength, x.gamma_rad),
+        lines,
+        # rounded here too, so that packing in chunks cannot change the order
+        (
+            np.round(lines.wavelength, DECIMALS["wavelength"]),
+            np.round(lines.gamma_rad / unit) * unit,
+        ),
+    )
     return lines, np.log10(strength[rows]), attributes

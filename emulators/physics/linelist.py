@@ -361,9 +361,11 @@ class LineList(eqx.Module):
             raise InputError(
                 f"line list {path}: not a line list written by stellarfit ({error})"
             ) from None
+        # Packed wavelengths are equal only to rounding: the order of ties may have changed.
+        order = np.argsort(columns["wavelength"], kind="stable")
         return cls(
             **{
-                name: column.astype(np.int32 if name == "species" else np.float64)
+                name: column[order].astype(np.int32 if name == "species" else np.float64)
                 for name, column in columns.items()
             }
         )
