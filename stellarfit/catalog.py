@@ -79,7 +79,9 @@ def read_catalog(path: str | os.PathLike[str]) -> Table:
         raise InputError(f"{source}: no such file")
     if _kind(source) == "fits":
         # NaN (a fixed parameter has no error) stays NaN instead of becoming a masked entry.
-        return Table.read(source, format="fits", mask_invalid=False)
+        table = Table.read(source, format="fits", mask_invalid=False)
+        table.convert_bytestring_to_unicode()
+        return table
     import pyarrow.parquet
 
     stored = pyarrow.parquet.read_table(source)

@@ -155,11 +155,6 @@ def _draw_row(top, bottom, fit, residual, start, stop) -> None:
     # Two orders may overlap, so pixels are dots joined by nothing; the model is one line.
     shown = (wavelength >= start) & (wavelength <= stop)
     used, unused = shown & good, shown & ~good & np.isfinite(spectrum.flux)
-    sigma = 1 / np.sqrt(np.where(good, spectrum.ivar, 1.0))
-    top.fill_between(
-        wavelength[used], (spectrum.flux - sigma)[used], (spectrum.flux + sigma)[used],
-        color=_MASK, lw=0, alpha=0.0 if _is_broken(wavelength[used]) else 0.7,
-    )  # fmt: skip
     top.plot(wavelength[used], spectrum.flux[used], ".", color=_INK, ms=2.8, mew=0)
     spared = used & (fit.weight < 1)
     top.plot(wavelength[spared], spectrum.flux[spared], ".", color=_SPARED, ms=3.4, mew=0)
@@ -176,12 +171,6 @@ def _draw_row(top, bottom, fit, residual, start, stop) -> None:
     bottom.tick_params(direction="in")
     top.yaxis.set_major_locator(MaxNLocator(4, prune="lower"))
     bottom.yaxis.set_major_locator(MaxNLocator(3, prune="upper"))
-
-
-def _is_broken(wavelength: np.ndarray) -> bool:
-    """Whether there are gaps that a filled band would bridge."""
-    step = np.diff(wavelength)
-    return len(step) < 2 or step.max() > 5 * np.median(step)
 
 
 def _bad_spans(wavelength, width, good, start, stop) -> list[tuple[float, float]]:

@@ -29,7 +29,11 @@ def read_fits(
             # A file cut short is only a warning to astropy; to us it is lost pixels.
             warnings.filterwarnings("error", ".*truncated.*", AstropyUserWarning)
             warnings.filterwarnings("ignore", category=fits.verify.VerifyWarning)
-            with fits.open(path, memmap=False, lazy_load_hdus=False) as file:
+            # astropy leaves a file that it cannot read open; this one closes in any case.
+            with (
+                path.open("rb") as stream,
+                fits.open(stream, memmap=False, lazy_load_hdus=False) as file,
+            ):
                 for unit in file:
                     _ = unit.data  # reads it, so that a truncated file fails here
                 return _choose(file, path, columns, wavelength_unit, hdu)

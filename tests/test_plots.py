@@ -1,0 +1,72 @@
+"""Pictures: what is drawn is the data, and no global state is touched."""
+
+import sys
+
+import numpy as np
+import pytest
+from fake_results import fake_fit, fake_posterior
+
+from stellarfit.plots import label_text, plot_corner, plot_fit, value_text
+
+
+def test_every_pixel_is_drawn_once_and_masked_ones_are_marked():
+    fit = fake_fit()
+    figure = plot_fit(fit)
+    tops = figure.axes[::2]
+    dots = sum(len(line.get_xdata()) for top in tops for line in top.lines[:1])
+    crosses = sum(len(line.get_xdata()) for top in tops for line in top.lines[2:3])
+    # Rows share their edges; no pixel lies exactly on one but the first and the last.
+    assert dots == fit.spectrum.good.sum()
+    assert crosses == (~fit.spectrum.good & np.isfinite(fit.spectrum.flux)).sum()
+    hatched = [patch.get_xy()[0] for top in tops for patch in top.patches if patch.get_hatch()]
+    edge = fit.spectrum.wavelength[[100, 2000]] - fit.spectrum.width[[100, 2000]] / 2
+    assert set(np.round(edge, 6)) <= set(np.round(hatched, 6))
+
+
+def test_residuals_are_in_sigma():
+    fit = fake_fit()
+    bottom = plot_fit(fit).axes[1]
+    drawn = bottom.lines[3]
+    index = np.searchsorted(fit.spectrum.wavelength, drawn.get_xdata())
+    expected = ((fit.spectrum.flux - fit.model_flux) * 100)[index]
+    np.testing.assert_allclose(drawn.get_ydata(), expected)
+
+
+def test_headline_names_every_label():
+    text = " ".join(item.get_text() for item in plot_fit(fake_fit(fixed={"vmic": 1.5})).texts)
+    for part in ("[Mg/Fe] = 0.050 ± 0.020", "5772 ± 14", "1.5 (fixed)", "fake star"):
+        assert part in text
+
+
+def test_corner_has_every_pair_and_the_truth():
+    posterior = fake_posterior()
+    figure = plot_corner(posterior, truth={"teff": 5777.0})
+    num = len(posterior.names)
+    assert len(figure.axes) == num * (num + 1) // 2
+    truth = [line for axes in figure.axes for line in axes.lines if line.get_color() == "#1b7f79"]
+    assert len(truth) == num  # the first column
+    assert len(plot_corner(posterior, names=("teff", "logg")).axes) == 3
+
+
+def test_saving_needs_no_pyplot(tmp_path):
+    before = "matplotlib.pyplot" in sys.modules
+    plot_fit(fake_fit()).savefig(tmp_path / "fit.png")
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (5772.4, 14.2, "5772 ± 14"),
+        (0.0512, 0.0201, "0.051 ± 0.020"),
+        (4.44, 0.3, "4.44 ± 0.30"),
+        (1.0, np.nan, "1"),
+    ],
+)
+def test_two_digits_of_the_error(value, error, text):
+    assert value_text(value, error) == text
+
+
+def test_label_text():
+    assert [label_text(name) for name in ("fe_h", "mg_fe")] == ["[Fe/H]", "[Mg/Fe]"]
