@@ -182,7 +182,7 @@ def test_grid_import_and_train(tmp_path, capsys):
         capsys, "grid", "import", tmp_path / "labels.csv", grid, "--medium", "vacuum", "--json"
     )
     assert status == 0 and json.loads(text)["spectra"] == 12
-    options = ("--steps", 4, "--width", 16, "--depth", 1, "--checkpoint-every", 2, "--json")
+    options = ("--steps", 4, "--width", 32, "--depth", 1, "--checkpoint-every", 2, "--json")
     command = ("train", grid, "--run-dir", tmp_path / "run", *options)
     status, text, _ = run(capsys, *command)
     assert status == 0 and json.loads(text)["steps"] == 4
