@@ -11,6 +11,9 @@ labels, and its two constants are the textbook ones:
    therefore falls with the size of its misfit, as with a Student-t likelihood; under Huber's
    2.5 / |z| it would stay constant, and a missing line, a dozen pixels of one sign, still matter.
 
+A misfit is shared by all pixels of a line. So where it enters the fit, s^2 is multiplied by the
+pixels in a resolution element: a spectrum sampled ten times finer tells no more about its star.
+
 Both are repeated with the fit until they settle. On data that the model explains, s^2 is zero and
 the weights of one pixel in eighty change by a little.
 """
@@ -31,10 +34,13 @@ class Mismatch(NamedTuple):
     weight: Float64[np.ndarray, " pixel"]
 
     def inverse_variance(
-        self, variance: Float64[np.ndarray, " pixel"]
+        self, variance: Float64[np.ndarray, " pixel"], element: float = 1.0
     ) -> Float64[np.ndarray, " pixel"]:
-        """Weight of each pixel in the fit, from its expected variance."""
-        return self.weight / (variance + self.variance)
+        """Weight of each pixel in the fit, from its expected variance.
+
+        `element` is the number of pixels in a resolution element.
+        """
+        return self.weight / (variance + self.variance * max(element, 1.0))
 
 
 def find_mismatch(

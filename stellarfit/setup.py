@@ -43,6 +43,8 @@ class Setup:
         With photon noise only.
     level : float
         Rough continuum, in the unit of the flux.
+    element : float
+        Pixels in a resolution element.
     num_outside : int
         Good pixels that the emulator cannot reach.
     """
@@ -55,6 +57,7 @@ class Setup:
     starts: Float64[np.ndarray, "start parameter"]
     photons: Problem
     level: float
+    element: float
     num_outside: int
     emulator_error: bool
 
@@ -125,10 +128,20 @@ class Setup:
             noise=Noise.build(ivar, jnp.zeros((len(keep), num_modes))),
             flux=jnp.asarray(flux),
         )
+        element = spectrum.wavelength / resolution / spectrum.width
         return cls(
-            spectrum, emulator, keep, prior, held, guess.values, problem, level, num_outside,
-            error_model is not None,
-        )  # fmt: skip
+            spectrum=spectrum,
+            emulator=emulator,
+            keep=keep,
+            prior=prior,
+            held=held,
+            starts=guess.values,
+            photons=problem,
+            level=level,
+            element=float(np.median(element[keep])),
+            num_outside=num_outside,
+            emulator_error=error_model is not None,
+        )
 
     def emulator_covariance(
         self, values: Float64[Any, " parameter"]
@@ -148,7 +161,9 @@ class Setup:
         """The problem with the emulator's error and the mismatch as they are at `values`."""
         variance, modes = self.emulator_covariance(values)
         variance = variance + self._photon_variance
-        weight = 1 / variance if mismatch is None else mismatch.inverse_variance(variance)
+        weight = (
+            1 / variance if mismatch is None else mismatch.inverse_variance(variance, self.element)
+        )
         noise = Noise.build(jnp.asarray(weight), jnp.asarray(modes))
         return eqx.tree_at(lambda problem: problem.noise, self.photons, noise)
 

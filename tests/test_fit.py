@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -153,8 +154,21 @@ def test_plain_numbers_for_json(found):
 
 
 def test_second_fit_of_the_same_shape_compiles_nothing(emulator, found):
-    again = fit(fake_star(seed=5), emulator, continuum_degree=2)
-    assert again.seconds < 2.0
+    compiled = []
+
+    def listen(event, duration, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        fit(fake_star(seed=5), emulator, continuum_degree=2)
+        quiet = len(compiled)
+        jax.jit(lambda x: x * 2.0 + len(compiled))(np.ones(3))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert quiet == 0
+    assert len(compiled) > 0  # the listener does hear
 
 
 def test_public_names_are_the_functions():
@@ -201,3 +215,16 @@ def test_every_flag_has_a_sentence_and_a_verdict():
     assert Flag(0) == BAD & WARN
     assert Flag(sum(flag.value for flag in Flag)) == BAD | WARN | Flag.OUTSIDE
     assert len(describe(BAD | WARN)) == len(Flag) - 1
+
+
+def test_finer_sampling_of_a_wrong_model_buys_no_precision(emulator):
+    """Line strengths that the model cannot reach: errors must not fall with the pixel size."""
+    errors = []
+    for width in (0.03, 0.01):
+        star = fake_star(width=width, snr=2000 * np.sqrt(0.01 / width))
+        wiggle = 1 + 0.02 * np.sin(2 * np.pi * star.wavelength / 0.35)
+        wrong = Spectrum(star.wavelength, star.flux * wiggle, star.ivar, resolution=47_000.0)
+        result = fit(wrong, emulator, continuum_degree=2)
+        assert result.flags & Flag.MISMATCH and result.mismatch > 0.005
+        errors.append(result.error_sys[0])
+    assert errors[1] == pytest.approx(errors[0], rel=0.3)

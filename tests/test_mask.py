@@ -40,3 +40,6 @@ def test_weights_enter_the_variance_that_the_fit_uses():
     np.testing.assert_allclose(
         found.inverse_variance(variance), found.weight / (1e-4 + found.variance)
     )
+    np.testing.assert_allclose(
+        found.inverse_variance(variance, 3.0), found.weight / (1e-4 + 3 * found.variance)
+    )
