@@ -156,9 +156,9 @@ def test_plain_numbers_for_json(found):
 def test_second_fit_of_the_same_shape_compiles_nothing(emulator, found):
     compiled = []
 
-    def listen(event, duration, **details):
+    def listen(event: str, duration_secs: float, **kwargs: str | int):
         if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(duration)
+            compiled.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -39,7 +39,7 @@ def sample(
     backend: str = "numpyro",
     num_chains: int = 4,
     num_warmup: int = 40,
-    num_samples: int = 400,
+    num_samples: int = 500,
     seed: int = 0,
     fit: Fit | None = None,
     progress: bool = False,
