@@ -15,7 +15,7 @@ from stellarfit.flags import describe
 
 def main() -> None:
     """Read, fit, sample, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=STAR)
     parser.add_argument("--medium", choices=["air", "vacuum"])
     parser.add_argument("--resolution", type=float)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from astropy import units
 from astropy.table import Table
 from scipy.interpolate import CubicSpline
 
@@ -79,7 +80,7 @@ def observe(grid: np.ndarray, flux: np.ndarray, pixels: np.ndarray, width: float
 
 def main() -> None:
     """Make the star and write it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=TARGET)
     parser.add_argument("--emulator", default=None, help="whose labels the star gets")
     arguments = parser.parse_args()
@@ -99,7 +100,7 @@ def main() -> None:
     noise = sigma * np.random.default_rng(SEED).normal(size=len(pixels))
     table = Table(
         {
-            "wave": np.round(pixels, 4),
+            "wave": np.round(pixels, 4) * units.AA,
             "flux": np.round(continuum * seen + noise, 6),
             "ivar": np.round(sigma**-2, 2),
         },
@@ -115,7 +116,6 @@ def main() -> None:
             "truth_v_sini": V_SINI,
         },
     )
-    table["wave"].unit = "Angstrom"
     with atomic_write(arguments.out) as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
     print(f"wrote {arguments.out}: {len(table)} pixels")

@@ -20,7 +20,7 @@ from emulators.train_config import TrainConfig
 
 def main() -> None:
     """Synthesise, train, and say how wrong the result is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("small"))
     parser.add_argument("--spectra", type=int, default=256)
     parser.add_argument("--steps", type=int, default=2000)

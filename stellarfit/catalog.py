@@ -22,7 +22,7 @@ _UNITS = {"teff": "K"} | {f"v_{name}": "km/s" for name in ("rad", "sini", "micro
 _PERCENTILES = (16, 50, 84)
 
 
-def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Table:
+def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Any:
     """Put fits and posteriors of one emulator into one table.
 
     Parameters
@@ -49,7 +49,7 @@ def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Table:
         _row(fit, None if result is fit else result, parameters)
         for fit, result in zip(fits, results, strict=True)
     ]
-    table = Table(_fill(rows))
+    table: Any = Table(_fill(rows))
     for name in table.colnames:
         if (unit := _unit(name)) is not None:
             table[name].unit = unit
@@ -57,7 +57,7 @@ def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Table:
     return table
 
 
-def write_catalog(table: Table, path: str | os.PathLike[str]) -> Path:
+def write_catalog(table: Any, path: str | os.PathLike[str]) -> Path:
     """Write a catalogue as FITS or Parquet, by the file's suffix; whole or not at all."""
     target = Path(path)
     kind = _kind(target)
@@ -72,22 +72,22 @@ def write_catalog(table: Table, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def read_catalog(path: str | os.PathLike[str]) -> Table:
+def read_catalog(path: str | os.PathLike[str]) -> Any:
     """Read a catalogue that `write_catalog` wrote."""
     source = Path(path)
     if not source.is_file():
         raise InputError(f"{source}: no such file")
     if _kind(source) == "fits":
         # NaN (a fixed parameter has no error) stays NaN instead of becoming a masked entry.
-        table = Table.read(source, format="fits", mask_invalid=False)
-        table.convert_bytestring_to_unicode()
-        return table
+        stored: Any = Table.read(source, format="fits", mask_invalid=False)
+        stored.convert_bytestring_to_unicode()
+        return stored
     import pyarrow.parquet
 
-    stored = pyarrow.parquet.read_table(source)
-    metadata = json.loads((stored.schema.metadata or {}).get(b"stellarfit", b'{"meta": {}}'))
-    table = Table(
-        {name: np.array(stored[name].to_pylist()) for name in stored.column_names},
+    columns = pyarrow.parquet.read_table(source)
+    metadata = json.loads((columns.schema.metadata or {}).get(b"stellarfit", b'{"meta": {}}'))
+    table: Any = Table(
+        {name: np.array(columns[name].to_pylist()) for name in columns.column_names},
         meta=metadata["meta"],
     )
     for name, unit in metadata.get("units", {}).items():
@@ -194,7 +194,7 @@ def _judge(flags: int) -> dict[str, bool]:
     return {"flag_warn": bool(flags & int(WARN)), "flag_bad": bool(flags & int(BAD))}
 
 
-def _fill(rows: Sequence[dict[str, Any]]) -> dict[str, Column]:
+def _fill(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Columns over all rows; stars that were not sampled have NaN percentiles."""
     keys = list(max(rows, key=len))
     return {key: Column([row.get(key, np.nan) for row in rows], name=key) for key in keys}
@@ -227,7 +227,7 @@ def _kind(path: Path) -> str:
     return suffixes[path.suffix.lower()]
 
 
-def _write_parquet(table: Table, path: Path) -> None:
+def _write_parquet(table: Any, path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 

@@ -144,7 +144,7 @@ def sample(
         medium=medium, resolution=resolution, snr=snr, wavelength=wavelength, flux=flux,
         ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
     )  # fmt: skip
-    lengths = {"num_warmup": warmup, "num_samples": samples}
+    lengths: dict[str, Any] = {"num_warmup": warmup, "num_samples": samples}
     posterior = sample_spectrum(
         spectrum, loaded, backend=backend, num_chains=chains, seed=seed, fixed=fixed, noise=noise,
         continuum_degree=continuum_degree, progress=not json,

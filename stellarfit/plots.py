@@ -14,7 +14,7 @@ _INK, _MODEL, _MASK, _TRUTH = "#20252b", "#d1495b", "#c9ced6", "#1b7f79"
 _SPARED, _UNUSED = "#e08e1b", "#98a1ab"
 _ROW_WIDTH = 50.0  # Angstrom a row: lines of a cool star can still be told apart
 _MOST_ROWS = 6
-_STYLE = {
+_STYLE: Any = {
     "axes.edgecolor": "#8a929c",
     "axes.labelcolor": _INK,
     "axes.linewidth": 0.8,

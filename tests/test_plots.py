@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from fake_results import fake_fit, fake_posterior
+from matplotlib.patches import Rectangle
 
 from stellarfit.plots import label_text, plot_corner, plot_fit, value_text
 
@@ -13,12 +14,13 @@ def test_every_pixel_is_drawn_once_and_masked_ones_are_marked():
     fit = fake_fit()
     figure = plot_fit(fit)
     tops = figure.axes[::2]
-    dots = sum(len(line.get_xdata()) for top in tops for line in top.lines[:1])
-    crosses = sum(len(line.get_xdata()) for top in tops for line in top.lines[2:3])
+    dots = sum(np.size(line.get_xdata()) for top in tops for line in top.lines[:1])
+    crosses = sum(np.size(line.get_xdata()) for top in tops for line in top.lines[2:3])
     # Rows share their edges; no pixel lies exactly on one but the first and the last.
     assert dots == fit.spectrum.good.sum()
     assert crosses == (~fit.spectrum.good & np.isfinite(fit.spectrum.flux)).sum()
-    hatched = [patch.get_xy()[0] for top in tops for patch in top.patches if patch.get_hatch()]
+    spans = [patch for top in tops for patch in top.patches if isinstance(patch, Rectangle)]
+    hatched = [span.get_x() for span in spans if span.get_hatch()]
     edge = fit.spectrum.wavelength[[100, 2000]] - fit.spectrum.width[[100, 2000]] / 2
     assert set(np.round(edge, 6)) <= set(np.round(hatched, 6))
 
@@ -29,7 +31,7 @@ def test_residuals_are_in_sigma():
     drawn = bottom.lines[3]
     index = np.searchsorted(fit.spectrum.wavelength, drawn.get_xdata())
     expected = ((fit.spectrum.flux - fit.model_flux) * 100)[index]
-    np.testing.assert_allclose(drawn.get_ydata(), expected)
+    np.testing.assert_allclose(np.asarray(drawn.get_ydata()), expected)
 
 
 def test_headline_names_every_label():

@@ -2,6 +2,7 @@
 
 import gzip
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def write_image(path, flux, *others, **cards):
     return path
 
 
-def check(spectrum, wavelength=WAVE, sigma=SIGMA):
+def check(spectrum: Any, wavelength: Any = WAVE, sigma: Any = SIGMA):
     np.testing.assert_allclose(spectrum.wavelength, wavelength, rtol=1e-9)
     np.testing.assert_allclose(spectrum.flux, FLUX, rtol=1e-6)
     if sigma is not None:
@@ -176,11 +177,11 @@ def test_medium_from_the_header(tmp_path, cards, medium):
         read_spectrum(path, medium=other)
 
 
-def refused(path, message, **arguments):
+def refused(path, message, **arguments: Any):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(InputError) as caught:
-            read_spectrum(path, **({"medium": "vacuum"} | arguments))
+            read_spectrum(path, **{"medium": "vacuum", **arguments})
     assert message in str(caught.value) and str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -240,7 +241,6 @@ def test_overlapping_echelle_orders(shared):
     spectrum = read_spectrum(path, medium="air", resolution=60_000)
     assert len(spectrum) == 64_336 and spectrum.good.all()
     assert (np.diff(spectrum.wavelength) >= 0).all()
-    np.testing.assert_allclose(
-        np.sort(fits.getdata(path, 1)["flux"]), np.sort(spectrum.flux).astype(np.float32)
-    )
+    stored: Any = fits.getdata(path, 1)
+    np.testing.assert_array_equal(np.sort(stored["flux"]), np.sort(spectrum.flux))
     assert spectrum.width.min() > 0.02 and spectrum.width.max() < 0.03

@@ -34,8 +34,7 @@ def read_fits(
                 path.open("rb") as stream,
                 fits.open(stream, memmap=False, lazy_load_hdus=False) as file,
             ):
-                for unit in file:
-                    _ = unit.data  # reads it, so that a truncated file fails here
+                _load(file)
                 return _choose(file, path, columns, wavelength_unit, hdu)
     except InputError:
         raise
@@ -44,6 +43,12 @@ def read_fits(
         raise InputError(
             f"{path}: cannot be read as FITS, it is damaged or cut short ({reason})"
         ) from None
+
+
+def _load(file) -> None:
+    """Read every extension now, so that a truncated file fails here."""
+    for unit in file:
+        _ = unit.data
 
 
 def _choose(file, path, columns, wavelength_unit, hdu) -> RawSpectrum:

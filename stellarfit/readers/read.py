@@ -77,8 +77,8 @@ def read_spectrum(
             name=find_name(raw.header) or raw.name,
             meta=raw.header,
         )
-    except InputError as error:
-        raise InputError(f"{raw.name}: {error}") from None
+    except InputError as problem:
+        raise InputError(f"{raw.name}: {problem}") from None
 
 
 def _read_raw(source, columns, wavelength_unit, hdu, format) -> RawSpectrum:
