@@ -73,8 +73,9 @@ def test_rotation_of_one_line_is_grays_profile(maker):
     profile = 2 * 0.4 * root + 0.5 * np.pi * 0.6 * root**2
     profile *= line.sum() / profile.sum()
     assert depth.sum() == pytest.approx(line.sum(), rel=1e-4)
+    # The line is not infinitely narrow, so the sharp rim of the profile is left out.
     inner = np.abs(x) < 0.9
-    np.testing.assert_allclose(depth[inner], profile[inner], rtol=0.02)
+    np.testing.assert_allclose(depth[inner], profile[inner], atol=0.01 * profile.max())
 
 
 def test_line_spread_and_pixels(maker):
