@@ -104,7 +104,7 @@ class LineFormation(eqx.Module):
         opacity += self.lines(
             temperature, gas, microturbulence, self.tables, shift, self.dtype
         ).astype(opacity.dtype)
-        opacity += self.hydrogen(ln_wavelength, temperature, gas, microturbulence)
+        opacity += self.hydrogen(wavelength, temperature, gas, self.tables)
         source = planck(wavelength[None, :], temperature[:, None])
         flux = emergent_flux(opacity, atmosphere.column_mass, source)
         return Synthesis(flux, self._from_nodes(continuum, ln_wavelength))

@@ -2,12 +2,12 @@
 
 Only the pixels near a line are computed. How far "near" is depends on the line's strength: where
 its opacity falls below a stated fraction of the continuum in every probe atmosphere (the corners
-of the label box), it is cut. Lines are sorted into four classes of reach; in each class the grid
-is cut into tiles as wide as the reach and every tile gets the list of lines that touch it, in
-chunks of fixed size, so that the whole sum is a handful of dense array operations that a GPU or
-a vector CPU runs at full speed.
+of the label box), it is cut. The grid is cut into tiles, and every tile gets the list of lines
+whose cores or whose wings touch it, in chunks of fixed size, so that the whole sum is a handful of
+dense array operations that a GPU or a vector CPU runs at full speed.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -27,11 +27,14 @@ from emulators.physics.constants import (
 )
 from emulators.physics.continuum import stimulated
 from emulators.physics.linelist import LineList
-from emulators.physics.voigt import voigt
+from emulators.physics.voigt import voigt, voigt_wing
 
-# Widths of the tiles in pixels; a line belongs to the first class that its reach fits in.
-_TILES = (8, 32, 128, 512)
-_CHUNK = 8  # lines summed per step: profiles are added in registers before they meet memory
+# Tiles of the wavelength grid, in pixels: narrow ones for lines that reach no farther than that.
+_NARROW, _WIDE = 8, 32
+_CORE_CHUNK, _WING_CHUNK = 8, 16  # lines summed at a time in registers, before they meet memory
+# Farther from a line than this in ln(wavelength), 8 Doppler widths of the lightest elements in
+# the hottest layers, only its Lorentz wing is left, which costs a tenth of the full profile.
+_CORE = 1.2e-4
 # van der Waals broadening by He and H2 relative to H, from polarisability and reduced mass
 _HELIUM, _H2 = 0.41, 0.85
 
@@ -155,60 +158,82 @@ def line_profiles(
 
 
 class _Tiles(eqx.Module):
-    """Which lines touch which tile of the grid, for one class of reach."""
+    """Which lines touch which tile of the grid."""
 
     pixels: Float[Array, "tile pixel"]  # ln wavelength relative to the tile's centre
     lines: Int[Array, "chunk line"]  # rows of the line table; -1 pads
     offsets: Float[Array, "chunk line"]  # the line's ln wavelength relative to the tile's centre
     tile: Int[Array, " chunk"]
     padding: int = eqx.field(static=True)
+    profile: Callable[[Array, Array], Array] = eqx.field(static=True)
 
     @classmethod
     def build(
-        cls, ln_grid: np.ndarray, width: int, rows: np.ndarray, ln_line: np.ndarray, reach: Array
+        cls,
+        tiles: Float[np.ndarray, "tile pixel"],
+        touches: list[np.ndarray],
+        ln_line: Float[np.ndarray, " line"],
+        chunk: int,
+        padding: int,
+        profile: Callable[[Array, Array], Array],
     ) -> "_Tiles":
-        padding = -len(ln_grid) % width
-        # the grid goes on past its end at its last step, so that the last tile is a full one
-        extra = ln_grid[-1] + (ln_grid[-1] - ln_grid[-2]) * np.arange(1, padding + 1)
-        tiles = np.concatenate([ln_grid, extra]).reshape(-1, width)
+        """From the rows of the lines that touch each tile."""
         centres = 0.5 * (tiles[:, 0] + tiles[:, -1])
-        # each tile's margin covers a sub-pixel shift of the grid
-        margin = ln_grid[1] - ln_grid[0]
-        chunks, offsets, owner = [], [], []
-        for index, (tile, centre) in enumerate(zip(tiles, centres, strict=True)):
-            near = (ln_line[rows] + reach[rows] >= tile[0] - margin) & (
-                ln_line[rows] - reach[rows] <= tile[-1] + margin
-            )
-            found = rows[near]
-            padded = np.concatenate([found, np.full(-len(found) % _CHUNK, -1)]).astype(np.int32)
-            relative = np.where(padded < 0, 0.0, ln_line[padded] - centre)
-            chunks.append(padded.reshape(-1, _CHUNK))
-            offsets.append(relative.reshape(-1, _CHUNK))
-            owner.append(np.full(len(padded) // _CHUNK, index, np.int32))
+        lines, offsets, owner = [], [], []
+        for index, (found, centre) in enumerate(zip(touches, centres, strict=True)):
+            padded = np.concatenate([found, np.full(-len(found) % chunk, -1)]).astype(np.int32)
+            lines.append(padded.reshape(-1, chunk))
+            offsets.append(np.where(padded < 0, 0.0, ln_line[padded] - centre).reshape(-1, chunk))
+            owner.append(np.full(len(padded) // chunk, index, np.int32))
         return cls(
             pixels=jnp.asarray(tiles - centres[:, None]),
-            lines=jnp.asarray(np.concatenate(chunks)),
+            lines=jnp.asarray(np.concatenate(lines)),
             offsets=jnp.asarray(np.concatenate(offsets)),
             tile=jnp.asarray(np.concatenate(owner)),
             padding=padding,
+            profile=profile,
         )
 
     def opacity(self, profiles: Profiles, shift: Array) -> Float[Array, "layer wavelength"]:
         dtype = profiles.amplitude.dtype
         pixels = (self.pixels + shift).astype(dtype)[self.tile]  # [chunk, pixel]
-        offsets = self.offsets.astype(dtype)
-        total = jnp.zeros((), dtype)
-        for slot in range(_CHUNK):
-            row = self.lines[:, slot]
+
+        # One line of every chunk at a time: unrolled or as one sum, XLA would write the single
+        # profiles to memory on a GPU, many times the size of the result.
+        def add(total: Array, slot: tuple[Array, Array]) -> tuple[Array, None]:
+            row, offset = slot
             valid = (row >= 0)[:, None]
             amplitude = jnp.where(valid, profiles.amplitude[row], 0.0)[:, :, None]
             width = profiles.inverse_width[row][:, :, None]
-            distance = (pixels - offsets[:, slot, None])[:, None, :] * width
-            total += amplitude * voigt(profiles.damping[row][:, :, None], distance)
+            distance = (pixels - offset[:, None])[:, None, :] * width
+            profile = self.profile(profiles.damping[row][:, :, None], distance)
+            return total + amplitude * profile, None
+
+        shape = (self.lines.shape[0], profiles.amplitude.shape[1], self.pixels.shape[1])
+        slots = (self.lines.T, self.offsets.astype(dtype).T)
+        total, _ = jax.lax.scan(add, jnp.zeros(shape, dtype), slots)
         tiles, width = self.pixels.shape
         summed = jax.ops.segment_sum(total, self.tile, num_segments=tiles, indices_are_sorted=True)
         flat = jnp.moveaxis(summed, 1, 0).reshape(summed.shape[1], tiles * width)
         return flat[:, : flat.shape[1] - self.padding]
+
+
+def _cut(ln_grid: Float[np.ndarray, " wavelength"], width: int) -> tuple[np.ndarray, int]:
+    """The grid in tiles; it goes on past its end at its last step to fill the last one."""
+    padding = -len(ln_grid) % width
+    extra = ln_grid[-1] + (ln_grid[-1] - ln_grid[-2]) * np.arange(1, padding + 1)
+    return np.concatenate([ln_grid, extra]).reshape(-1, width), padding
+
+
+def _near(
+    tiles: np.ndarray, rows: np.ndarray, ln_line: np.ndarray, distance: np.ndarray | float
+) -> list[np.ndarray]:
+    """For each tile, which of the rows lie within a distance of it."""
+    distance = np.broadcast_to(distance, rows.shape)
+    return [
+        rows[(ln_line[rows] + distance >= tile[0]) & (ln_line[rows] - distance <= tile[-1])]
+        for tile in tiles
+    ]
 
 
 class LineOpacity(eqx.Module):
@@ -241,14 +266,19 @@ class LineOpacity(eqx.Module):
         )
         kept = np.flatnonzero(used)
         lines, ln_line, reach = lines.take(kept), ln_line[kept], reach[kept]
+        reach = reach + step  # a sub-pixel shift of the grid stays within reach
+        narrow = np.flatnonzero(reach <= _NARROW * step)
+        broad = np.flatnonzero(reach > _NARROW * step)
         classes = []
-        remaining = np.ones(len(kept), bool)
-        for width in _TILES:
-            fits = remaining & ((reach <= width * step) | (width == _TILES[-1]))
-            remaining &= ~fits
-            if fits.any():
-                rows = np.flatnonzero(fits)
-                classes.append(_Tiles.build(ln_grid, width, rows, ln_line, reach))
+        tiles, padding = _cut(ln_grid, _NARROW)
+        touches = _near(tiles, narrow, ln_line, reach[narrow])
+        classes.append(_Tiles.build(tiles, touches, ln_line, _CORE_CHUNK, padding, voigt))
+        tiles, padding = _cut(ln_grid, _WIDE)
+        touches = _near(tiles, broad, ln_line, reach[broad])
+        cores = _near(tiles, broad, ln_line, np.minimum(reach[broad], _CORE))
+        wings = [np.setdiff1d(rows, core) for rows, core in zip(touches, cores, strict=True)]
+        classes.append(_Tiles.build(tiles, cores, ln_line, _CORE_CHUNK, padding, voigt))
+        classes.append(_Tiles.build(tiles, wings, ln_line, _WING_CHUNK, padding, voigt_wing))
         return cls(LineTable.build(lines), tuple(classes), len(wavelength))
 
     def __call__(
@@ -261,10 +291,10 @@ class LineOpacity(eqx.Module):
         dtype: jnp.dtype = jnp.float32,
     ) -> Float[Array, "layer wavelength"]:
         """Line absorption per gram [cm^2/g] on the grid times exp(shift)."""
+        profiles = line_profiles(self.table, temperature, gas, microturbulence, tables, dtype)
         total = jnp.zeros((temperature.shape[0], self.num_pixels), dtype)
-        if self.classes:
-            profiles = line_profiles(self.table, temperature, gas, microturbulence, tables, dtype)
-            for tiles in self.classes:
+        for tiles in self.classes:
+            if tiles.lines.size:
                 total += tiles.opacity(profiles, shift)
         return total
 

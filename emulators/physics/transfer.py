@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from emulators.physics.constants import HC_OVER_K, PLANCK, SPEED_OF_LIGHT
 
-# Abramowitz & Stegun (1964), 5.1.53 and 5.1.56: exponential integral E1, errors below 2e-7 and 5e-8.
+# Exponential integral E1: Abramowitz & Stegun (1964), 5.1.53 and 5.1.56; errors below 2e-7, 5e-8.
 _E1_SMALL = (0.00107857, -0.00976004, 0.05519968, -0.24991055, 0.99999193, -0.57721566)
 _E1_TOP = (1.0, 8.5733287401, 18.0590169730, 8.6347608925, 0.2677737343)
 _E1_BOTTOM = (1.0, 9.5733223454, 25.6329561486, 21.0996530827, 3.9584969228)

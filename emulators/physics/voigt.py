@@ -5,12 +5,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 _TERMS = 20
-_SQRT_PI = np.sqrt(np.pi)
+_SQRT_PI = float(np.sqrt(np.pi))
 
 
 def _weideman(terms: int) -> tuple[float, np.ndarray]:
     """Scale L and coefficients of Weideman (1994, SIAM J. Numer. Anal. 31, 1497), highest first."""
-    length = np.sqrt(terms / np.sqrt(2.0))
+    length = float(np.sqrt(terms / np.sqrt(2.0)))
     points = 4 * terms
     angle = np.arange(-points + 1, points) * np.pi / points / 2.0
     t = length * np.tan(angle)

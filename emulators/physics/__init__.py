@@ -1,0 +1,1 @@
+"""One-dimensional LTE spectral synthesis: labels in, flux and continuum out."""
