@@ -23,7 +23,9 @@ ARRAYS = ("labels", "dither", "flux", "log_continuum", "wavelength")
 
 def make(path, synthesizer: Any = None, num=50, **options):
     options = {"seed": 3, "batch_size": 8, "progress": False} | options
-    return SpectralGrid.generate(synthesizer or FakeSynthesizer(), SPACE, num, path, **options)
+    if synthesizer is None:
+        synthesizer = FakeSynthesizer()
+    return SpectralGrid.generate(synthesizer, SPACE, num, path, **options)
 
 
 def contents(path):

@@ -92,9 +92,9 @@ def prepare(tmp_path):
 
 
 def fails(tmp_path, table, message, **options):
-    options: dict[str, Any] = {"medium": "vacuum"} | options
+    given: dict[str, Any] = {"medium": "vacuum"} | options
     with pytest.raises(InputError, match=message):
-        import_grid(table, tmp_path, tmp_path / "grid.h5", **options)
+        import_grid(table, tmp_path, tmp_path / "grid.h5", **given)
     assert not (tmp_path / "grid.h5").exists()
 
 

@@ -1,6 +1,6 @@
 """PySME as a second synthesiser; the comparison itself runs where PySME is installed."""
 
-import importlib
+import importlib.util
 
 import jax.numpy as jnp
 import numpy as np

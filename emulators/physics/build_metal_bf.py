@@ -12,6 +12,7 @@ emission, on one grid: the opacity is n * sigma * (1 - exp(-hc/lambda kT)).
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -30,7 +31,7 @@ TEMPERATURES = np.array([1000, 1500, 2000, 2500, *range(3000, 9000, 500), 9000, 
 _FLOOR = 1e-40  # cm^2: nothing, but with a logarithm
 
 
-def read_component(lines: list[str], start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_component(lines: Sequence[str], start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Wavelengths [w] (A), temperatures [t] (K) and values [t, w] of a component.
 
     After the title come a line with NLATB, that many wavelengths, a line with NTETB, that many

@@ -44,6 +44,9 @@ DEFAULT_ENHANCEMENT = 2.5
 to be too small: empirical factors from solar lines lie between 1.3 and 3, and 2.5 is what
 Turbospectrum and the Gaia-ESO list use for all species without a value of their own."""
 
+Column = np.ndarray | list | float
+"""A column [line], or one value for all lines."""
+
 _REFERENCE_TEMPERATURE = 1e4  # K, at which collisional widths are given
 _HYDROGEN_MASS = ATOMIC_WEIGHTS[0]  # u
 _MAX_LEVEL = 10.0
@@ -209,14 +212,14 @@ class LineList(eqx.Module):
     @classmethod
     def build(
         cls,
-        wavelength,
-        species,
-        e_low,
-        loggf,
+        wavelength: Column,
+        species: Column,
+        e_low: Column,
+        loggf: Column,
         *,
-        gamma_rad=0.0,
-        stark=0.0,
-        vdw=0.0,
+        gamma_rad: Column = 0.0,
+        stark: Column = 0.0,
+        vdw: Column = 0.0,
         enhancement: float = DEFAULT_ENHANCEMENT,
         stark_default: str = "cowley",
     ) -> "LineList":

@@ -180,7 +180,7 @@ def _pysme(module: str) -> Any:
 
 def _pattern(abundance: np.ndarray) -> dict[str, float]:
     """Abundances by symbol as PySME wants them: every element it knows, NaN for absent."""
-    pattern = dict.fromkeys(_NOT_IN_OUR_SCALES, float("nan"))
+    pattern: dict[str, float] = {symbol: float("nan") for symbol in _NOT_IN_OUR_SCALES}
     for symbol, value in zip(SYMBOLS, abundance.tolist(), strict=True):
         pattern[symbol] = value if np.isfinite(value) else float("nan")
     return pattern
