@@ -45,29 +45,29 @@ def stimulated(wavelength: Array, temperature: Array) -> Array:
     return -jnp.expm1(-HC_OVER_K / (wavelength * temperature))
 
 
-def hminus(wavelength: Array, temperature: Array, electrons: Array, neutral_h: Array) -> Array:
-    """H- bound-free and free-free [cm^-1] (John 1988), stimulated emission included."""
+def hminus(
+    wavelength: Array, temperature: Array, electrons: Array, neutral_h: Array, ions: Array
+) -> Array:
+    """H- bound-free and free-free [cm^-1] (John 1988), stimulated emission included.
+
+    The number of H- ions comes from the chemistry, whose electron affinity (0.754 eV, measured) is
+    lower than the 0.755 eV of John's equation 3: 0.25% at 4000 K.
+    """
     micron = wavelength * 1e-4
     excess = jnp.maximum(1.0 / micron - 1.0 / _HMINUS_THRESHOLD, 0.0)
     root = jnp.sqrt(excess)
     series = sum(c * root**n for n, c in enumerate(_HMINUS_BF))
     cross_section = 1e-18 * micron**3 * excess**1.5 * series
-    electron_pressure = electrons * BOLTZMANN * temperature
-    # John (1988), equation 3: per neutral H atom and unit electron pressure
-    bound_free = (
-        0.750
-        * temperature**-2.5
-        * jnp.exp(HC_OVER_K / (_HMINUS_THRESHOLD * 1e4 * temperature))
-        * stimulated(wavelength, temperature)
-        * cross_section
-    )
+    bound_free = ions * cross_section * stimulated(wavelength, temperature)
     powers = jnp.stack([micron**2, micron**0, micron**-1, micron**-2, micron**-3, micron**-4])
     theta = 5040.0 / temperature
+    # per neutral H atom and unit electron pressure
     free_free = 1e-29 * sum(
         theta ** ((n + 1) / 2) * jnp.tensordot(jnp.asarray(row), powers, 1)
         for n, row in enumerate(_HMINUS_FF, start=2)
     )
-    return neutral_h * electron_pressure * (bound_free + free_free)
+    electron_pressure = electrons * BOLTZMANN * temperature
+    return bound_free + neutral_h * electron_pressure * free_free
 
 
 def hydrogen(wavelength: Array, temperature: Array, atoms: Array, electrons: Array) -> Array:
@@ -205,7 +205,7 @@ def continuous_opacity(
     protons = gas.atoms[1, 0][:, None]
     helium = gas.atoms[0, 1][:, None]
     total = (
-        hminus(wave, t, electrons, neutral)
+        hminus(wave, t, electrons, neutral, gas.hminus[:, None])
         + hydrogen(wave, t, gas.atoms[..., None], electrons)
         + hydrogen_molecular_ion(wave, t, neutral, protons)
         + helium_minus(wave, t, electrons, helium)
