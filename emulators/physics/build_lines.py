@@ -11,6 +11,10 @@ the continuum has optical depth one, which for a weak line bounds its depth. A l
 is at least `CUT` in some probe star. The probes stand at the ends of the label box, so that a line
 that matters only in a cool carbon-enhanced giant or only in a hot dwarf stays. The largest value is
 stored as `log_strength` (log10), for cutting harder later.
+
+Measured at 5160-5175 and 4300-4313 A (1e-5 sampling) against the uncut lists: rms 0.0002 of the
+normalised flux or less in the Sun, 4500/2.0/0 and 4000/1.0/+0.5, and 0.001 in the coolest
+metal-rich dwarf (4000/4.8/+0.5), where the TiO left out is most.
 """
 
 from pathlib import Path
