@@ -83,7 +83,7 @@ def synthesize(problem: dict[str, np.ndarray], code: str) -> tuple[Synthesis, fl
     gas = equilibrium(temperature, pressure, abundance, tables)
     profiles = line_profiles(table, temperature, gas, microturbulence, tables, jnp.float64)
     continuum = continuous_opacity(table.wavelength, temperature, gas, edges)
-    depth = jnp.cumsum(continuum.mean(axis=1) * jnp.gradient(mass))
+    depth = jnp.cumsum(continuum.mean(axis=1) * jnp.asarray(jnp.gradient(mass)))
     reach = np.asarray(line_reach(profiles, continuum, depth < SEEN_DEPTH, CUT))
     formation = LineFormation.build(
         wavelength,
@@ -128,7 +128,7 @@ def compare(path: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, help="ref_tsx_*.npz and pysme_*.npz")
     for path in parser.parse_args().files:
         print(json.dumps(compare(path)), flush=True)

@@ -100,7 +100,7 @@ def measure(window: str, batch: int, molecules: tuple[int, ...] | None) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--window", choices=sorted(WINDOWS), action="append")
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--molecules", type=int, nargs="*", help="species codes; default: all")

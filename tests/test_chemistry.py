@@ -28,7 +28,7 @@ def tables():
 
 @pytest.fixture(scope="module")
 def solve(tables):
-    return jax.jit(lambda *state: equilibrium(*state, tables))
+    return jax.jit(lambda *state: equilibrium(*state, tables))  # pyright: ignore
 
 
 def structure(star):
@@ -157,7 +157,7 @@ def test_derivatives_match_central_differences(solve):
 
 
 def test_pressure_from_electrons_undoes_equilibrium(solve, tables):
-    find = jax.jit(lambda *state: pressure_from_electrons(*state, tables))
+    find = jax.jit(lambda *state: pressure_from_electrons(*state, tables))  # pyright: ignore
     for star in STARS:
         temperature, pressure, _, abundance = structure(star)
         gas = solve(temperature, pressure, abundance)

@@ -65,9 +65,7 @@ def test_extrapolation_of_atmospheres_is_as_good_as_stated():
     grid, _ = table("atmospheres.h5")
     published = grid["available"] & ~grid["filled"]
     errors = []
-    for t, m in np.argwhere(
-        published[:, 3]
-    ).tolist():  # logg 1.5, as if missing
+    for t, m in np.argwhere(published[:, 3]).tolist():  # logg 1.5, as if missing
         if not 4000 <= grid["teff"][t] <= 7000 or grid["fe_h"][m] > 0.5:
             continue
         alone = {**grid, "available": np.zeros_like(published)}

@@ -49,7 +49,8 @@ class AtmosphereGrid(eqx.Module):
             axes = [jnp.asarray(file[name][()]) for name in ("teff", "logg", "fe_h")]
             available = file["available"][()] | file["filled"][()]
         # nodes without a model are never read: `cover` refuses a box that needs one
-        return cls(*axes, jnp.asarray(np.nan_to_num(structure)), available)
+        structure = jnp.asarray(np.nan_to_num(structure))
+        return cls(axes[0], axes[1], axes[2], structure, available)
 
     def cover(
         self, lower: tuple[float, float, float], upper: tuple[float, float, float]
@@ -82,7 +83,8 @@ class AtmosphereGrid(eqx.Module):
                 f"the atmosphere grid has no model at teff, logg, fe_h = {node}, which the label "
                 "box needs: narrow the box or give another grid"
             )
-        return AtmosphereGrid(*axes, self.structure[tuple(parts)], available)
+        structure = self.structure[tuple(parts)]
+        return AtmosphereGrid(axes[0], axes[1], axes[2], structure, available)
 
     def __call__(
         self, teff: Float[Array, ""], logg: Float[Array, ""], fe_h: Float[Array, ""]

@@ -101,9 +101,15 @@ class LineFormation(eqx.Module):
         ln_wavelength = self.ln_wavelength + shift
         wavelength = jnp.exp(ln_wavelength)
         opacity = self._from_nodes(at_nodes, ln_wavelength)
-        opacity += self.lines(
-            temperature, gas, microturbulence, self.tables, shift, self.dtype
-        ).astype(opacity.dtype)
+        lines = self.lines(
+            temperature,
+            gas,
+            microturbulence,
+            self.tables,
+            shift,  # pyright: ignore[reportArgumentType]
+            self.dtype,
+        )
+        opacity += lines.astype(opacity.dtype)
         opacity += self.hydrogen(wavelength, temperature, gas, self.tables)
         source = planck(wavelength[None, :], temperature[:, None])
         flux = emergent_flux(opacity, atmosphere.column_mass, source)

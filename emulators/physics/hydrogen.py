@@ -22,7 +22,7 @@ from emulators.physics.linelist import abo_width
 from emulators.physics.voigt import voigt
 
 _EXCITATION = RYDBERG_EV * 0.75  # eV, the lower level n = 2
-_RADIATIVE = 5e8  # s^-1, sum of the widths of the levels: what a Balmer line has without a perturber
+_RADIATIVE = 5e8  # s^-1, widths of both levels: what a Balmer line has without a perturber
 _RANGE = 400.0  # Angstrom; farther away even Balmer wings of the hottest star are below 1e-3
 
 

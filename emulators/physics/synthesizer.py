@@ -41,9 +41,7 @@ class Synthesizer(eqx.Module):
         """One spectrum at `wavelength` times exp(shift), |shift| at most one pixel."""
 
     @abstractmethod
-    def batch(
-        self, labels: Float[Array, "star label"], shift: Float[Array, " star"]
-    ) -> Synthesis:
+    def batch(self, labels: Float[Array, "star label"], shift: Float[Array, " star"]) -> Synthesis:
         """Spectra of many stars, each with its own shift."""
 
     @abstractmethod
@@ -142,7 +140,13 @@ class LTESynthesizer(Synthesizer):
         margin = 0.01  # ln wavelength: 50 A beyond the grid's ends, for wings that reach in
         near = lines.select(wavelength[0] * (1 - margin), wavelength[-1] * (1 + margin))
         bare = cls(
-            label_space, jnp.asarray(wavelength), grid, None, solar, vmic, tuple(hashes.items())
+            label_space,
+            jnp.asarray(wavelength),
+            grid,
+            None,  # pyright: ignore[reportArgumentType]
+            solar,
+            vmic,
+            tuple(hashes.items()),
         )
         reach = bare._reach(near, tables, edges, cut)
         formation = LineFormation.build(
@@ -184,9 +188,7 @@ class LTESynthesizer(Synthesizer):
         return self.formation(atmosphere, self.abundances(labels), self._vmic(labels), shift)
 
     @eqx.filter_jit
-    def batch(
-        self, labels: Float[Array, "star label"], shift: Float[Array, " star"]
-    ) -> Synthesis:
+    def batch(self, labels: Float[Array, "star label"], shift: Float[Array, " star"]) -> Synthesis:
         """Spectra of many stars at once; memory goes with the number of stars."""
         return jax.vmap(self)(labels, shift)
 
@@ -227,7 +229,7 @@ class LTESynthesizer(Synthesizer):
             opacity = continuous_opacity(ends, temperature, gas, edges)
             weight = ((table.wavelength - ends[0]) / (ends[1] - ends[0]))[None, :]
             continuum = opacity[:, :1] * (1 - weight) + opacity[:, 1:] * weight
-            depth = jnp.cumsum(opacity.mean(axis=1) * jnp.gradient(mass))
+            depth = jnp.cumsum(opacity.mean(axis=1) * jnp.asarray(jnp.gradient(mass)))
             return line_reach(profiles, continuum, depth < _SEEN_DEPTH, cut)
 
         space = self.label_space
