@@ -28,7 +28,9 @@ TARGET = Path(__file__).parents[1] / "stellarfit" / "data" / "demo_star.ecsv"
 # Labels of the star; any further element of the emulator is solar.
 TRUTH = {
     "teff": 5320.0, "logg": 4.12, "vmic": 1.15, "fe_h": -0.35, "mg_fe": 0.22, "c_fe": 0.06,
-    "si_fe": 0.14, "ca_fe": 0.12, "ti_fe": 0.17, "cr_fe": -0.03, "ni_fe": 0.02,
+    "si_fe": 0.14, "ca_fe": 0.12, "sc_fe": 0.08, "ti_fe": 0.17, "v_fe": 0.05, "cr_fe": -0.03,
+    "mn_fe": -0.15, "co_fe": 0.04, "ni_fe": 0.02, "y_fe": -0.06, "la_fe": 0.07, "ce_fe": -0.02,
+    "nd_fe": 0.10,
 }  # fmt: skip
 V_RAD, V_SINI = -27.4, 6.3  # km/s
 LIMB_DARKENING = 0.6

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from tiny import LABELS, tiny_data
 
-from emulators import train as train_module
 from emulators.bundle import read_bundle
 from emulators.emulator import Emulator
 from emulators.errors import InputError
@@ -26,6 +25,9 @@ from emulators.parametrization import Leaf, Standard
 from emulators.train import train
 from emulators.train_config import TrainConfig
 from emulators.training_data import TrainingData, evaluate
+
+# The package exports the function of that name, which hides the module.
+train_module = sys.modules["emulators.train"]
 
 SMALL = {
     "width": 32,
