@@ -14,6 +14,7 @@ _INK, _MODEL, _MASK, _TRUTH = "#20252b", "#d1495b", "#c9ced6", "#1b7f79"
 _SPARED, _UNUSED = "#e08e1b", "#98a1ab"
 _ROW_WIDTH = 50.0  # Angstrom a row: lines of a cool star can still be told apart
 _MOST_ROWS = 6
+_A_LINE = 6  # labels in one line of the headline
 _STYLE: Any = {
     "axes.edgecolor": "#8a929c",
     "axes.labelcolor": _INK,
@@ -59,11 +60,12 @@ def plot_fit(fit: Any) -> Figure:
     num_rows = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, _MOST_ROWS))
     edges = np.linspace(start, stop, num_rows + 1)
     with rc_context(_STYLE):
-        figure = _figure(13.0, 1.35 + 2.55 * num_rows)
+        head = 0.65 + 0.25 * np.ceil((len(fit.names) + len(fit.fixed)) / _A_LINE)
+        figure = _figure(13.0, 0.5 + head + 2.55 * num_rows)
         height = figure.get_figheight()
         grid = figure.add_gridspec(
             num_rows, 1, left=0.055, right=0.985, bottom=0.5 / height,
-            top=1 - (1.0 if num_rows > 1 else 1.1) / height, hspace=0.28,
+            top=1 - head / height, hspace=0.28,
         )  # fmt: skip
         residual = (spectrum.flux - fit.model_flux) * np.sqrt(spectrum.ivar)
         low, high = _flux_limits(fit)
@@ -191,8 +193,7 @@ def _headline(figure, fit, height) -> None:
         for name, value, error in zip(fit.names, fit.values, fit.error, strict=True)
     ]
     parts += [f"{label_text(name)} = {value:g} (fixed)" for name, value in fit.fixed.items()]
-    half = len(parts) if len(parts) <= 7 else (len(parts) + 1) // 2
-    lines = ["    ".join(parts[:half]), "    ".join(parts[half:])]
+    lines = ["    ".join(parts[i : i + _A_LINE]) for i in range(0, len(parts), _A_LINE)]
     title = f"{fit.spectrum.name or 'star'}   χ²/dof = {fit.chi2:.0f}/{fit.dof}"
     figure.text(0.055, 1 - 0.30 / height, title, fontsize=13, weight="bold", color=_INK)
     for i, line in enumerate(lines):
