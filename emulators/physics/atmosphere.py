@@ -48,6 +48,12 @@ class AtmosphereGrid(eqx.Module):
             )
             axes = [jnp.asarray(file[name][()]) for name in ("teff", "logg", "fe_h")]
             available = file["available"][()] | file["filled"][()]
+        rises = np.diff(structure[:, :, :, 2], axis=-1).min(axis=-1) > 0
+        if not rises[available].all():
+            raise InputError(
+                f"{path}: the column mass of {np.sum(available & ~rises)} models does not rise "
+                "inwards; the file is not a usable atmosphere grid"
+            )
         # nodes without a model are never read: `cover` refuses a box that needs one
         structure = jnp.asarray(np.nan_to_num(structure))
         return cls(axes[0], axes[1], axes[2], structure, available)

@@ -107,6 +107,9 @@ def _neighbours(grid: dict[str, np.ndarray], node: tuple[int, ...]):
     return None
 
 
+_LEAST_RISE = 0.02  # dex a layer, a fifth of the usual
+
+
 def estimate(grid: dict[str, np.ndarray], node: tuple[int, ...]) -> dict[str, np.ndarray] | None:
     """The structure [layer] that `fill_missing` would put at a node, from its neighbours.
 
@@ -124,6 +127,11 @@ def estimate(grid: dict[str, np.ndarray], node: tuple[int, ...]) -> dict[str, np
             columns = [np.log(column) for column in columns]
         column = sum(w * c for w, c in zip(weights, columns, strict=True))
         result[name] = np.exp(column) if name == "temperature" else column
+    # Extrapolated beside the Eddington limit, the outermost layers (optical depth 1e-4) can turn
+    # round: each is put at least a little above the one below it.
+    column = result["log_column_mass"]
+    for layer in range(len(column) - 2, -1, -1):
+        column[layer] = min(column[layer], column[layer + 1] - _LEAST_RISE)
     return result
 
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -93,6 +94,8 @@ class LineFormation(eqx.Module):
         """
         temperature = atmosphere.temperature
         gas = equilibrium(temperature, atmosphere.pressure, log_abundance, self.tables)
+        # The stages are kept apart: fused, XLA would repeat the chemistry for every pixel.
+        gas = jax.lax.optimization_barrier(gas)
         nodes = jnp.exp(self.ln_nodes)
         at_nodes = continuous_opacity(nodes, temperature, gas, self.edges)
         source = planck(nodes[None, :], temperature[:, None])
@@ -111,6 +114,7 @@ class LineFormation(eqx.Module):
         )
         opacity += lines.astype(opacity.dtype)
         opacity += self.hydrogen(wavelength, temperature, gas, self.tables)
+        opacity = jax.lax.optimization_barrier(opacity)
         source = planck(wavelength[None, :], temperature[:, None])
         flux = emergent_flux(opacity, atmosphere.column_mass, source)
         return Synthesis(flux, self._from_nodes(continuum, ln_wavelength))

@@ -163,15 +163,17 @@ def cowley_width(
 
     Returns
     -------
-    log10 of the full width [1/s per electron per cm^3]: 2.26e-7 n*^4 for neutrals and
-    5.42e-7 n*^4 / (Z + 1)^2 for ions, n* the upper level's effective quantum number and Z the
-    core charge; `NO_BROADENING` above the ionisation limit.
+    log10 of the full width [1/s per electron per cm^3] at 10^4 K: 1.66e-8 n*^4 for neutrals and
+    3.99e-8 n*^4 / (Z (Z + 1))^2 for ions, n* the upper level's effective quantum number and Z
+    the core charge; `NO_BROADENING` above the ionisation limit. The constants are those that
+    Turbospectrum uses; others in use differ by up to a factor of ten.
     """
     nuclear = charge + 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = np.maximum(ionization_energy - e_up, nuclear**2 * RYDBERG_EV / _MAX_LEVEL**2)
         n4 = (nuclear**2 * RYDBERG_EV / gap) ** 2
-        width = np.where(charge == 0, 2.26e-7 * n4, 5.42e-7 * n4 / (nuclear + 1) ** 2)
+        ion = 3.986e-8 * n4 / (nuclear * (nuclear + 1)) ** 2
+        width = np.where(charge == 0, 1.662e-8 * n4, ion)
         log_gamma = np.log10(width)
     bound = np.isfinite(ionization_energy) & (e_up < ionization_energy)
     return np.where(bound, log_gamma, NO_BROADENING)

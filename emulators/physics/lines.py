@@ -3,8 +3,8 @@
 Only the pixels near a line are computed. How far "near" is depends on the line's strength: where
 its opacity falls below a stated fraction of the continuum in every probe atmosphere (the corners
 of the label box), it is cut. The grid is cut into tiles, and every tile gets the list of lines
-whose cores or whose wings touch it, in chunks of fixed size, so that the whole sum is a handful of
-dense array operations that a GPU or a vector CPU runs at full speed.
+whose cores or whose wings touch it, so that the whole sum is a few loops over dense arrays that a
+GPU or a vector CPU runs at full speed, and nothing is ever scattered.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from emulators.physics.voigt import voigt, voigt_wing
 
 # Tiles of the wavelength grid, in pixels: narrow ones for lines that reach no farther than that.
 _NARROW, _WIDE = 8, 32
-_CORE_CHUNK, _WING_CHUNK = 8, 16  # lines summed at a time in registers, before they meet memory
+_GROUPS = 6  # tiles with about as many lines as each other are computed together
 # Farther from a line than this in ln(wavelength), 8 Doppler widths of the lightest elements in
 # the hottest layers, only its Lorentz wing is left, which costs a tenth of the full profile.
 _CORE = 1.2e-4
@@ -157,13 +157,38 @@ def line_profiles(
     return Profiles(amplitude, damping, jnp.asarray(SPEED_OF_LIGHT, dtype) / velocity)
 
 
-class _Tiles(eqx.Module):
-    """Which lines touch which tile of the grid."""
+class _Group(eqx.Module):
+    """Tiles of the grid that about as many lines touch, and those lines."""
 
     pixels: Float[Array, "tile pixel"]  # ln wavelength relative to the tile's centre
-    lines: Int[Array, "chunk line"]  # rows of the line table; -1 pads
-    offsets: Float[Array, "chunk line"]  # the line's ln wavelength relative to the tile's centre
-    tile: Int[Array, " chunk"]
+    lines: Int[Array, "slot tile"]  # rows of the line table; -1 pads
+    offsets: Float[Array, "slot tile"]  # the line's ln wavelength relative to the tile's centre
+
+    def opacity(
+        self, profiles: Profiles, shift: Array, profile: Callable[[Array, Array], Array]
+    ) -> Float[Array, "tile layer pixel"]:
+        dtype = profiles.amplitude.dtype
+        pixels = (self.pixels + shift).astype(dtype)
+
+        # One line of every tile at a time: the sum stays in cache.
+        def add(total: Array, slot: tuple[Array, Array]) -> tuple[Array, None]:
+            row, offset = slot
+            valid = (row >= 0)[:, None]
+            amplitude = jnp.where(valid, profiles.amplitude[row], 0.0)[:, :, None]
+            width = profiles.inverse_width[row][:, :, None]
+            distance = (pixels - offset[:, None])[:, None, :] * width
+            return total + amplitude * profile(profiles.damping[row][:, :, None], distance), None
+
+        shape = (self.pixels.shape[0], profiles.amplitude.shape[1], self.pixels.shape[1])
+        slots = (self.lines, self.offsets.astype(dtype))
+        return jax.lax.scan(add, jnp.zeros(shape, dtype), slots)[0]
+
+
+class _Tiles(eqx.Module):
+    """The whole grid in tiles of one width, with one kind of profile."""
+
+    groups: tuple[_Group, ...]
+    order: Int[Array, " tile"]  # where each tile of the grid stands among the groups' tiles
     padding: int = eqx.field(static=True)
     profile: Callable[[Array, Array], Array] = eqx.field(static=True)
 
@@ -173,48 +198,27 @@ class _Tiles(eqx.Module):
         tiles: Float[np.ndarray, "tile pixel"],
         touches: list[np.ndarray],
         ln_line: Float[np.ndarray, " line"],
-        chunk: int,
         padding: int,
         profile: Callable[[Array, Array], Array],
     ) -> "_Tiles":
         """From the rows of the lines that touch each tile."""
         centres = 0.5 * (tiles[:, 0] + tiles[:, -1])
-        lines, offsets, owner = [], [], []
-        for index, (found, centre) in enumerate(zip(touches, centres, strict=True)):
-            padded = np.concatenate([found, np.full(-len(found) % chunk, -1)]).astype(np.int32)
-            lines.append(padded.reshape(-1, chunk))
-            offsets.append(np.where(padded < 0, 0.0, ln_line[padded] - centre).reshape(-1, chunk))
-            owner.append(np.full(len(padded) // chunk, index, np.int32))
-        return cls(
-            pixels=jnp.asarray(tiles - centres[:, None]),
-            lines=jnp.asarray(np.concatenate(lines)),
-            offsets=jnp.asarray(np.concatenate(offsets)),
-            tile=jnp.asarray(np.concatenate(owner)),
-            padding=padding,
-            profile=profile,
-        )
+        ranked = np.argsort([len(rows) for rows in touches], kind="stable")
+        groups = []
+        for members in np.array_split(ranked, min(_GROUPS, len(ranked))):
+            slots = max(len(touches[tile]) for tile in members)
+            lines = np.full((slots, len(members)), -1, np.int32)
+            for column, tile in enumerate(members):
+                lines[: len(touches[tile]), column] = touches[tile]
+            offsets = np.where(lines < 0, 0.0, ln_line[lines] - centres[members])
+            pixels = tiles[members] - centres[members, None]
+            groups.append(_Group(jnp.asarray(pixels), jnp.asarray(lines), jnp.asarray(offsets)))
+        return cls(tuple(groups), jnp.asarray(np.argsort(ranked)), padding, profile)
 
     def opacity(self, profiles: Profiles, shift: Array) -> Float[Array, "layer wavelength"]:
-        dtype = profiles.amplitude.dtype
-        pixels = (self.pixels + shift).astype(dtype)[self.tile]  # [chunk, pixel]
-
-        # One line of every chunk at a time: unrolled or as one sum, XLA would write the single
-        # profiles to memory on a GPU, many times the size of the result.
-        def add(total: Array, slot: tuple[Array, Array]) -> tuple[Array, None]:
-            row, offset = slot
-            valid = (row >= 0)[:, None]
-            amplitude = jnp.where(valid, profiles.amplitude[row], 0.0)[:, :, None]
-            width = profiles.inverse_width[row][:, :, None]
-            distance = (pixels - offset[:, None])[:, None, :] * width
-            profile = self.profile(profiles.damping[row][:, :, None], distance)
-            return total + amplitude * profile, None
-
-        shape = (self.lines.shape[0], profiles.amplitude.shape[1], self.pixels.shape[1])
-        slots = (self.lines.T, self.offsets.astype(dtype).T)
-        total, _ = jax.lax.scan(add, jnp.zeros(shape, dtype), slots)
-        tiles, width = self.pixels.shape
-        summed = jax.ops.segment_sum(total, self.tile, num_segments=tiles, indices_are_sorted=True)
-        flat = jnp.moveaxis(summed, 1, 0).reshape(summed.shape[1], tiles * width)
+        parts = [group.opacity(profiles, shift, self.profile) for group in self.groups]
+        tiles = jnp.concatenate(parts)[self.order]
+        flat = jnp.moveaxis(tiles, 1, 0).reshape(tiles.shape[1], -1)
         return flat[:, : flat.shape[1] - self.padding]
 
 
@@ -272,13 +276,13 @@ class LineOpacity(eqx.Module):
         classes = []
         tiles, padding = _cut(ln_grid, _NARROW)
         touches = _near(tiles, narrow, ln_line, reach[narrow])
-        classes.append(_Tiles.build(tiles, touches, ln_line, _CORE_CHUNK, padding, voigt))
+        classes.append(_Tiles.build(tiles, touches, ln_line, padding, voigt))
         tiles, padding = _cut(ln_grid, _WIDE)
         touches = _near(tiles, broad, ln_line, reach[broad])
         cores = _near(tiles, broad, ln_line, np.minimum(reach[broad], _CORE))
         wings = [np.setdiff1d(rows, core) for rows, core in zip(touches, cores, strict=True)]
-        classes.append(_Tiles.build(tiles, cores, ln_line, _CORE_CHUNK, padding, voigt))
-        classes.append(_Tiles.build(tiles, wings, ln_line, _WING_CHUNK, padding, voigt_wing))
+        classes.append(_Tiles.build(tiles, cores, ln_line, padding, voigt))
+        classes.append(_Tiles.build(tiles, wings, ln_line, padding, voigt_wing))
         return cls(LineTable.build(lines), tuple(classes), len(wavelength))
 
     def __call__(
@@ -292,10 +296,11 @@ class LineOpacity(eqx.Module):
     ) -> Float[Array, "layer wavelength"]:
         """Line absorption per gram [cm^2/g] on the grid times exp(shift)."""
         profiles = line_profiles(self.table, temperature, gas, microturbulence, tables, dtype)
+        # or XLA would compute them anew for every tile that a line touches
+        profiles = jax.lax.optimization_barrier(profiles)
         total = jnp.zeros((temperature.shape[0], self.num_pixels), dtype)
         for tiles in self.classes:
-            if tiles.lines.size:
-                total += tiles.opacity(profiles, shift)
+            total += tiles.opacity(profiles, shift)
         return total
 
 
