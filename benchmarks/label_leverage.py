@@ -42,9 +42,9 @@ def main() -> None:
 
     @jax.jit
     def flux(labels, change):
-        atmosphere = synth.atmospheres(labels[0], labels[1], labels[3])
-        abundance = synth.abundances(labels) + change
-        return synth.formation(atmosphere, abundance, labels[2]).normalized
+        star = synth.star
+        abundance = star.abundances(labels) + change
+        return synth.formation(star.atmosphere(labels), abundance, labels[2]).normalized
 
     used = {code // 100 for code in synth.formation.lines.table.codes if code < 10000}
     used |= {6, 7, 8}  # in molecules

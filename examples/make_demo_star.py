@@ -36,7 +36,7 @@ V_RAD, V_SINI = -27.4, 6.3  # km/s
 LIMB_DARKENING = 0.6
 RESOLUTION = 47_000.0
 SNR = 100.0
-START, STOP, PIXEL = 5104.0, 5296.0, 0.035  # Angstrom; three pixels a resolution element
+START, STOP, PIXEL = 5130.0, 5240.0, 0.035  # Angstrom; three pixels a resolution element
 SEED = 20261121
 C = 299_792.458  # km/s
 

@@ -21,6 +21,9 @@ _SHAPE_SIGMA = 0.5
 # One polynomial degree for each stretch of this many Angstrom: stiff enough to leave strong lines
 # (a few Angstrom of wing) alone, loose enough for a blaze or a flux calibration.
 _ANGSTROM_PER_DEGREE = 70.0
+_SMALLEST_DEFAULT = (
+    2  # a short piece of a spectrum bends too, and a missed bend biases strong lines
+)
 _LARGEST_DEFAULT = 10
 
 
@@ -44,13 +47,13 @@ class Continuum(eqx.Module):
         level
             Rough continuum of the data, in the unit of the flux; coefficients are relative to it.
         degree
-            Of the polynomial; by default one for every 70 Angstrom, from 1 to 10. 0 leaves only
+            Of the polynomial; by default one for every 70 Angstrom, from 2 to 10. 0 leaves only
             the level free.
         """
         low, high = float(wavelength.min()), float(wavelength.max())
         if degree is None:
             span = (high - low) / _ANGSTROM_PER_DEGREE
-            degree = int(np.clip(np.ceil(span), 1, _LARGEST_DEFAULT))
+            degree = int(np.clip(np.ceil(span), _SMALLEST_DEFAULT, _LARGEST_DEFAULT))
         if degree < 0:
             raise InputError(f"continuum_degree: {degree}; give 0 or more")
         x = 2 * (wavelength - low) / max(high - low, 1e-9) - 1

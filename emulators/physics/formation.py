@@ -15,6 +15,7 @@ from emulators.physics.hydrogen import HydrogenLines
 from emulators.physics.lines import LineOpacity
 from emulators.physics.transfer import emergent_flux, planck
 
+_FLOAT32 = np.dtype("float32")
 _NODE_SPACING = 1e-3  # of the continuum in ln(wavelength): 5 A at 5000 A
 
 
@@ -43,7 +44,7 @@ class LineFormation(eqx.Module):
     hydrogen: HydrogenLines
     edges: MetalEdges
     tables: EquilibriumTables
-    dtype: jnp.dtype = eqx.field(static=True)
+    dtype: np.dtype = eqx.field(static=True)
 
     @classmethod
     def build(
@@ -53,7 +54,7 @@ class LineFormation(eqx.Module):
         hydrogen: HydrogenLines,
         edges: MetalEdges,
         tables: EquilibriumTables,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: np.dtype = _FLOAT32,
     ) -> "LineFormation":
         """
         Parameters
@@ -92,7 +93,7 @@ class LineFormation(eqx.Module):
         shift
             Displacement of the whole grid in ln(wavelength), at most one pixel.
         """
-        temperature = atmosphere.temperature
+        temperature, shift = atmosphere.temperature, jnp.asarray(shift)
         gas = equilibrium(temperature, atmosphere.pressure, log_abundance, self.tables)
         # The stages are kept apart: fused, XLA would repeat the chemistry for every pixel.
         gas = jax.lax.optimization_barrier(gas)
@@ -109,7 +110,7 @@ class LineFormation(eqx.Module):
             gas,
             microturbulence,
             self.tables,
-            shift,  # pyright: ignore[reportArgumentType]
+            shift,
             self.dtype,
         )
         opacity += lines.astype(opacity.dtype)

@@ -53,7 +53,9 @@ class HydrogenLines(eqx.Module):
             table["wavelength"] < wavelength[-1] + _RANGE
         )
         log_gamma, exponent = abo_width(
-            table["self_cross_section"][near], table["self_exponent"][near], np.array(1.008)
+            table["self_cross_section"][near],
+            table["self_exponent"][near],
+            np.full(int(near.sum()), 1.008),
         )
         return cls(
             wavelength=jnp.asarray(table["wavelength"][near]),

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from emulators.physics.abundances import ATOMIC_WEIGHTS
 from emulators.physics.chemistry import CODES, MASSES, Equilibrium, EquilibriumTables
@@ -29,6 +29,7 @@ from emulators.physics.continuum import stimulated
 from emulators.physics.linelist import LineList
 from emulators.physics.voigt import voigt, voigt_wing
 
+_FLOAT32 = np.dtype("float32")
 # Tiles of the wavelength grid, in pixels: narrow ones for lines that reach no farther than that.
 _NARROW, _WIDE = 8, 32
 _GROUPS = 6  # tiles with about as many lines as each other are computed together
@@ -112,7 +113,7 @@ def line_profiles(
     gas: Equilibrium,
     microturbulence: Float[Array, ""],
     tables: EquilibriumTables,
-    dtype: jnp.dtype,
+    dtype: np.dtype,
 ) -> Profiles:
     """Strength, damping and width of every line at every layer.
 
@@ -292,7 +293,7 @@ class LineOpacity(eqx.Module):
         microturbulence: Float[Array, ""],
         tables: EquilibriumTables,
         shift: Float[Array, ""],
-        dtype: jnp.dtype = jnp.float32,
+        dtype: np.dtype = _FLOAT32,
     ) -> Float[Array, "layer wavelength"]:
         """Line absorption per gram [cm^2/g] on the grid times exp(shift)."""
         profiles = line_profiles(self.table, temperature, gas, microturbulence, tables, dtype)
@@ -307,7 +308,7 @@ class LineOpacity(eqx.Module):
 def line_reach(
     profiles: Profiles,
     continuum: Float[Array, "layer line"],
-    visible: Float[Array, " layer"],
+    visible: Bool[Array, " layer"],
     cut: float,
 ) -> Float[Array, " line"]:
     """Distance [ln wavelength] at which each line falls below `cut` of the continuum.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from emulators.errors import InputError
 from emulators.labels import LabelSpace
 from emulators.physics.abundances import SOLAR_SCALES, SYMBOLS
-from emulators.physics.atmosphere import AtmosphereGrid
+from emulators.physics.atmosphere import Atmosphere, AtmosphereGrid
 from emulators.physics.chemistry import EquilibriumTables, equilibrium
 from emulators.physics.continuum import MetalEdges, continuous_opacity
 from emulators.physics.formation import LineFormation, Synthesis
@@ -24,6 +24,7 @@ from emulators.physics.linelist import LineList
 from emulators.physics.lines import LineOpacity, LineTable, line_profiles, line_reach
 from emulators.storage import array_hash, file_hash
 
+_FLOAT32 = np.dtype("float32")
 _ATMOSPHERE_LABELS = ("teff", "logg", "fe_h")
 _SEEN_DEPTH = 5.0  # continuum optical depth below which a layer's lines cannot be seen
 
@@ -54,6 +55,35 @@ def data_path(name: str) -> Path:
     return Path(str(resources.files("emulators.physics") / "data" / name))
 
 
+class LabelledStar(eqx.Module):
+    """What the labels of a star mean: its atmosphere, composition and microturbulence."""
+
+    label_space: LabelSpace
+    atmospheres: AtmosphereGrid
+    solar: Float[Array, " 92"]
+    vmic: float | None = eqx.field(static=True)
+
+    def atmosphere(self, labels: Float[Array, " label"]) -> Atmosphere:
+        """Structure at teff, logg and [M/H] = fe_h; NaN outside the grid."""
+        return self.atmospheres(*(labels[self.label_space.index(n)] for n in _ATMOSPHERE_LABELS))
+
+    def abundances(self, labels: Float[Array, " label"]) -> Float[Array, " 92"]:
+        """log10 N(X)/N(H) + 12 of elements 1-92."""
+        space = self.label_space
+        metals = jnp.arange(92) >= 2
+        result = self.solar + jnp.where(metals, labels[space.index("fe_h")], 0.0)
+        for name in space.names:
+            if name.endswith("_fe"):
+                result = result.at[_element(name)].add(labels[space.index(name)])
+        return result
+
+    def microturbulence(self, labels: Float[Array, " label"]) -> Float[Array, ""]:
+        """Microturbulence [km/s]: a label, or the same for every star."""
+        if self.vmic is not None:
+            return jnp.asarray(self.vmic)
+        return labels[self.label_space.index("vmic")]
+
+
 class LTESynthesizer(Synthesizer):
     """1D plane-parallel LTE spectra from MARCS atmospheres, in JAX.
 
@@ -68,13 +98,15 @@ class LTESynthesizer(Synthesizer):
         Vacuum Angstrom.
     """
 
-    label_space: LabelSpace
+    star: LabelledStar
     wavelength: Float[Array, " wavelength"]
-    atmospheres: AtmosphereGrid
     formation: LineFormation
-    solar: Float[Array, " 92"]
-    vmic: float | None = eqx.field(static=True)
     sources: tuple[tuple[str, str], ...] = eqx.field(static=True)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The labels and their box."""
+        return self.star.label_space
 
     @classmethod
     def build(
@@ -86,7 +118,7 @@ class LTESynthesizer(Synthesizer):
         atmospheres: str | Path | None = None,
         vmic: float | None = None,
         cut: float = 3e-3,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: np.dtype = _FLOAT32,
     ) -> "LTESynthesizer":
         """Choose the lines that matter in a label box and prepare the opacities.
 
@@ -139,16 +171,8 @@ class LTESynthesizer(Synthesizer):
 
         margin = 0.01  # ln wavelength: 50 A beyond the grid's ends, for wings that reach in
         near = lines.select(wavelength[0] * (1 - margin), wavelength[-1] * (1 + margin))
-        bare = cls(
-            label_space,
-            jnp.asarray(wavelength),
-            grid,
-            None,  # pyright: ignore[reportArgumentType]
-            solar,
-            vmic,
-            tuple(hashes.items()),
-        )
-        reach = bare._reach(near, tables, edges, cut)
+        star = LabelledStar(label_space, grid, solar, vmic)
+        reach = _reach(star, near, tables, edges, cut)
         formation = LineFormation.build(
             wavelength,
             LineOpacity.build(wavelength, near, reach),
@@ -157,19 +181,7 @@ class LTESynthesizer(Synthesizer):
             tables,
             dtype,
         )
-        return eqx.tree_at(
-            lambda s: s.formation, bare, formation, is_leaf=lambda leaf: leaf is None
-        )
-
-    def abundances(self, labels: Float[Array, " label"]) -> Float[Array, " 92"]:
-        """log10 N(X)/N(H) + 12 of elements 1-92 for these labels."""
-        space = self.label_space
-        metals = jnp.arange(92) >= 2
-        result = self.solar + jnp.where(metals, labels[space.index("fe_h")], 0.0)
-        for name in space.names:
-            if name.endswith("_fe"):
-                result = result.at[_element(name)].add(labels[space.index(name)])
-        return result
+        return cls(star, jnp.asarray(wavelength), formation, tuple(hashes.items()))
 
     def __call__(
         self, labels: Float[Array, " label"], shift: Float[Array, ""] | float = 0.0
@@ -183,9 +195,10 @@ class LTESynthesizer(Synthesizer):
         shift
             Displacement of the grid in ln(wavelength), at most one pixel.
         """
-        star = [labels[self.label_space.index(name)] for name in _ATMOSPHERE_LABELS]
-        atmosphere = self.atmospheres(*star)
-        return self.formation(atmosphere, self.abundances(labels), self._vmic(labels), shift)
+        star = self.star
+        return self.formation(
+            star.atmosphere(labels), star.abundances(labels), star.microturbulence(labels), shift
+        )
 
     @eqx.filter_jit
     def batch(self, labels: Float[Array, "star label"], shift: Float[Array, " star"]) -> Synthesis:
@@ -200,54 +213,51 @@ class LTESynthesizer(Synthesizer):
             "jax": jax.__version__,
             "solar_scale": self.label_space.solar_scale,
             "medium": "vacuum",
-            "vmic": self.vmic,
+            "vmic": self.star.vmic,
             "lines": self.formation.lines.table.ln_wavelength.shape[0],
             "profile_dtype": jnp.dtype(self.formation.dtype).name,
             **{f"sha256_{name}": digest for name, digest in self.sources},
         }
 
-    def _vmic(self, labels: Array) -> Array:
-        if self.vmic is not None:
-            return jnp.asarray(self.vmic)
-        return labels[self.label_space.index("vmic")]
 
-    def _reach(
-        self, lines: LineList, tables: EquilibriumTables, edges: MetalEdges, cut: float
-    ) -> np.ndarray:
-        """The farthest that each line matters at the corners of the label box."""
-        table = LineTable.build(lines)
+def _reach(
+    star: LabelledStar, lines: LineList, tables: EquilibriumTables, edges: MetalEdges, cut: float
+) -> np.ndarray:
+    """The farthest that each line matters at the corners of the label box."""
 
-        @eqx.filter_jit  # every table an argument: XLA would fold constants for minutes
-        def reach(self, table, tables, edges, labels: Array) -> Array:
-            star = [labels[self.label_space.index(name)] for name in _ATMOSPHERE_LABELS]
-            atmosphere = self.atmospheres(*star)
-            temperature, mass = atmosphere.temperature, atmosphere.column_mass
-            gas = equilibrium(temperature, atmosphere.pressure, self.abundances(labels), tables)
-            vmic = self._vmic(labels)
-            profiles = line_profiles(table, temperature, gas, vmic, tables, jnp.float64)
-            ends = jnp.asarray([lines.wavelength[0], lines.wavelength[-1]])
-            opacity = continuous_opacity(ends, temperature, gas, edges)
-            weight = ((table.wavelength - ends[0]) / (ends[1] - ends[0]))[None, :]
-            continuum = opacity[:, :1] * (1 - weight) + opacity[:, 1:] * weight
-            depth = jnp.cumsum(opacity.mean(axis=1) * jnp.asarray(jnp.gradient(mass)))
-            return line_reach(profiles, continuum, depth < _SEEN_DEPTH, cut)
+    @eqx.filter_jit  # every table an argument: XLA would fold constants for minutes
+    def reach(
+        star: LabelledStar,
+        table: LineTable,
+        tables: EquilibriumTables,
+        edges: MetalEdges,
+        labels: Array,
+    ) -> Array:
+        temperature, pressure, mass = star.atmosphere(labels)
+        gas = equilibrium(temperature, pressure, star.abundances(labels), tables)
+        vmic = star.microturbulence(labels)
+        profiles = line_profiles(table, temperature, gas, vmic, tables, np.dtype("float64"))
+        ends = jnp.asarray([lines.wavelength[0], lines.wavelength[-1]])
+        opacity = continuous_opacity(ends, temperature, gas, edges)
+        weight = ((table.wavelength - ends[0]) / (ends[1] - ends[0]))[None, :]
+        continuum = opacity[:, :1] * (1 - weight) + opacity[:, 1:] * weight
+        depth = jnp.cumsum(opacity.mean(axis=1) * jnp.gradient(mass))
+        return line_reach(profiles, continuum, depth < _SEEN_DEPTH, cut)
 
-        space = self.label_space
-        corners = []
-        # Abundances at their upper end make every line strong, except those of oxides when carbon
-        # binds the oxygen: so the corners come with much carbon and with little.
-        for teff, logg, carbon in product((0.0, 0.5, 1.0), (0.0, 1.0), (0.0, 1.0)):
-            unit = np.ones(len(space.names))
-            values = {"teff": teff, "logg": logg, "vmic": 0.0, "c_fe": carbon}
-            for name in set(values) & set(space.names):
-                unit[space.index(name)] = values[name]
-            corners.append(space.from_unit(jnp.asarray(unit)))
-        result = np.max(
-            [np.asarray(reach(self, table, tables, edges, corner)) for corner in corners], axis=0
-        )
-        if not np.all(np.isfinite(result)):
-            raise InputError("the line opacity is not finite at a corner of the label box")
-        return result
+    table, space = LineTable.build(lines), star.label_space
+    result = np.zeros(len(lines))
+    # Abundances at their upper end make every line strong, except those of oxides when carbon
+    # binds the oxygen: so the corners come with much carbon and with little.
+    for teff, logg, carbon in product((0.0, 0.5, 1.0), (0.0, 1.0), (0.0, 1.0)):
+        unit = np.ones(len(space.names))
+        values = {"teff": teff, "logg": logg, "vmic": 0.0, "c_fe": carbon}
+        for name in set(values) & set(space.names):
+            unit[space.index(name)] = values[name]
+        corner = space.from_unit(jnp.asarray(unit))
+        result = np.maximum(result, np.asarray(reach(star, table, tables, edges, corner)))
+    if not np.all(np.isfinite(result)):
+        raise InputError("the line opacity is not finite at a corner of the label box")
+    return result
 
 
 def _element(name: str) -> int:

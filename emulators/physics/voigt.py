@@ -22,7 +22,7 @@ def _weideman(terms: int) -> tuple[float, np.ndarray]:
 _LENGTH, _COEFFICIENTS = _weideman(_TERMS)
 
 
-def voigt(a: Float[Array, "*s"], u: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def voigt(a: Float[Array, "*#s"], u: Float[Array, "*#s"]) -> Float[Array, "..."]:
     """H(a, u) = Re w(u + i a), with H(0, 0) = 1.
 
     Weideman's rational expansion near the core; beyond |u + ia| = 8 the first terms of the
@@ -54,7 +54,7 @@ def voigt(a: Float[Array, "*s"], u: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(square + a * a > 64.0, voigt_wing(a, u), core)
 
 
-def voigt_wing(a: Float[Array, "*s"], u: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def voigt_wing(a: Float[Array, "*#s"], u: Float[Array, "*#s"]) -> Float[Array, "..."]:
     """H(a, u) far from the core: Re[i z / (z^2 - 1/2) / sqrt(pi)], z = u + ia."""
     uu, aa = u * u, a * a
     # the guard keeps the unused branch of `voigt` finite at the line's centre
