@@ -30,7 +30,7 @@ SNR, STEP = 100.0, 0.05
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--first", type=float, default=5100.0)
     parser.add_argument("--last", type=float, default=5300.0)
     arguments = parser.parse_args()

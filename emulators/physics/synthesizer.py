@@ -98,15 +98,11 @@ class LTESynthesizer(Synthesizer):
         Vacuum Angstrom.
     """
 
-    star: LabelledStar
+    label_space: LabelSpace
     wavelength: Float[Array, " wavelength"]
+    star: LabelledStar
     formation: LineFormation
     sources: tuple[tuple[str, str], ...] = eqx.field(static=True)
-
-    @property
-    def label_space(self) -> LabelSpace:
-        """The labels and their box."""
-        return self.star.label_space
 
     @classmethod
     def build(
@@ -181,7 +177,8 @@ class LTESynthesizer(Synthesizer):
             tables,
             dtype,
         )
-        return cls(star, jnp.asarray(wavelength), formation, tuple(hashes.items()))
+        sources = tuple(hashes.items())
+        return cls(label_space, jnp.asarray(wavelength), star, formation, sources)
 
     def __call__(
         self, labels: Float[Array, " label"], shift: Float[Array, ""] | float = 0.0
@@ -241,7 +238,7 @@ def _reach(
         opacity = continuous_opacity(ends, temperature, gas, edges)
         weight = ((table.wavelength - ends[0]) / (ends[1] - ends[0]))[None, :]
         continuum = opacity[:, :1] * (1 - weight) + opacity[:, 1:] * weight
-        depth = jnp.cumsum(opacity.mean(axis=1) * jnp.gradient(mass))
+        depth = jnp.cumsum(opacity.mean(axis=1) * jnp.asarray(jnp.gradient(mass)))
         return line_reach(profiles, continuum, depth < _SEEN_DEPTH, cut)
 
     table, space = LineTable.build(lines), star.label_space

@@ -13,8 +13,8 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +27,7 @@ from emulators.storage import atomic_write
 from emulators.train import train
 from emulators.train_config import TrainConfig
 from emulators.training_data import TrainingData, evaluate
+from emulators.transformer_payne import TransformerPayne
 
 STEP = 1e-5  # of the grid in ln(wavelength)
 WAVELENGTH = np.exp(np.arange(np.log(5100.0), np.log(5300.0), STEP))
@@ -61,7 +62,9 @@ def synthesize(synth: LTESynthesizer, num: int, seed: int, batch: int) -> Traini
     return TrainingData(labels, dither, jax.block_until_ready(flux), WAVELENGTH, STEP)
 
 
-def held_out_report(model: eqx.Module, test: TrainingData, space: LabelSpace) -> dict[str, object]:
+def held_out_report(
+    model: TransformerPayne, test: TrainingData, space: LabelSpace
+) -> dict[str, Any]:
     """Error of the emulator on spectra that nothing was chosen on."""
     residuals = np.asarray(evaluate(model, test, residuals=True), np.float64)
     star = np.mean(residuals**2, axis=1)
@@ -94,6 +97,7 @@ def held_out_report(model: eqx.Module, test: TrainingData, space: LabelSpace) ->
 def measure_errors(path: Path, num: int, batch: int, out: Path) -> None:
     """Give an emulator the error model of freshly synthesised spectra."""
     emulator = Emulator.load(path)
+    assert isinstance(emulator.model, TransformerPayne)
     synth = LTESynthesizer.build(WAVELENGTH, emulator.label_space)
     fresh = synthesize(synth, num, ERROR_SEED, batch)
     residuals = np.asarray(evaluate(emulator.model, fresh, residuals=True), np.float64)
@@ -121,7 +125,7 @@ def measure_errors(path: Path, num: int, batch: int, out: Path) -> None:
 
 def main() -> None:
     start = time.time()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=540.0, help="for the whole job")
     parser.add_argument("--spectra", type=int, default=60000)
@@ -190,6 +194,7 @@ def main() -> None:
         ledger=arguments.out / "runs.jsonl",
         **keep,
     )
+    assert isinstance(result.emulator.model, TransformerPayne)
     report = held_out_report(result.emulator.model, test, synth.label_space)
     report["validation_curve"] = np.asarray(result.validation).tolist()
     report["row"] = result.row
