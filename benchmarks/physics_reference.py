@@ -28,18 +28,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emulators.physics import data_path
 from emulators.physics.atmosphere import Atmosphere
-from emulators.physics.chemistry import EquilibriumTables, equilibrium, pressure_from_electrons
-from emulators.physics.continuum import MetalEdges, continuous_opacity
-from emulators.physics.formation import LineFormation, Synthesis
-from emulators.physics.hydrogen import HydrogenLines
+from emulators.physics.chemistry import EquilibriumTables, pressure_from_electrons
+from emulators.physics.formation import LineFormation, Star, Synthesis
 from emulators.physics.linelist import LineList
-from emulators.physics.lines import LineOpacity, LineTable, line_profiles, line_reach
-from emulators.physics.synthesizer import data_path
 from emulators.wavelength import air_to_vacuum
 
-CUT = 1e-4  # of the continuum: where a line's wings end
-SEEN_DEPTH = 5.0  # continuum optical depth below which nothing of a line is seen
+CUT = 1e-5  # of the continuum: lines and wings less deep than this are left out
 
 
 def line_list(problem: dict[str, np.ndarray], code: str) -> LineList:
@@ -63,8 +59,6 @@ def line_list(problem: dict[str, np.ndarray], code: str) -> LineList:
 
 def synthesize(problem: dict[str, np.ndarray], code: str) -> tuple[Synthesis, float]:
     """Our spectrum on the problem's wavelengths, and how long it took [s]."""
-    tables = EquilibriumTables.load(data_path("chemistry.h5"))
-    edges = MetalEdges.load(data_path("metal_bf.h5"))
     wavelength = air_to_vacuum(problem["wave_air"])
     abundance = np.where(problem["abund_solar_GAS07"] < -50, -np.inf, problem["abund_solar_GAS07"])
     abundance[2:] += float(problem["mh"])
@@ -74,28 +68,16 @@ def synthesize(problem: dict[str, np.ndarray], code: str) -> tuple[Synthesis, fl
     )
     if code == "turbospectrum":
         electrons = jnp.asarray(problem["atm_ne"])
+        tables = EquilibriumTables.load(data_path("chemistry.h5"))
         pressure = pressure_from_electrons(temperature, electrons, pressure, abundance, tables)
-    atmosphere = Atmosphere(temperature, pressure, mass)
     microturbulence = jnp.asarray(float(problem["vmicro"]))
+    star = Star(Atmosphere(temperature, pressure, mass), abundance, microturbulence)
 
-    lines = line_list(problem, code)
-    table = LineTable.build(lines)
-    gas = equilibrium(temperature, pressure, abundance, tables)
-    profiles = line_profiles(table, temperature, gas, microturbulence, tables, jnp.float64)
-    continuum = continuous_opacity(table.wavelength, temperature, gas, edges)
-    depth = jnp.cumsum(continuum.mean(axis=1) * jnp.asarray(jnp.gradient(mass)))
-    reach = np.asarray(line_reach(profiles, continuum, depth < SEEN_DEPTH, CUT))
-    formation = LineFormation.build(
-        wavelength,
-        LineOpacity.build(wavelength, lines, reach),
-        HydrogenLines.load(data_path("hydrogen.h5"), wavelength),
-        edges,
-        tables,
-    )
+    formation = LineFormation.build(wavelength, line_list(problem, code), [star], CUT)
     run = jax.jit(formation.__call__)
-    jax.block_until_ready(run(atmosphere, abundance, microturbulence))
+    jax.block_until_ready(run(*star))
     start = time.perf_counter()
-    spectrum = jax.block_until_ready(run(atmosphere, abundance, microturbulence))
+    spectrum = jax.block_until_ready(run(*star))
     return spectrum, time.perf_counter() - start
 
 

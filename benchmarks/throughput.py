@@ -19,8 +19,9 @@ import numpy as np
 
 import emulators  # noqa: F401  (float64)
 from emulators.labels import LabelSpace
+from emulators.physics import data_path
 from emulators.physics.linelist import LineList
-from emulators.physics.synthesizer import LTESynthesizer, data_path
+from emulators.physics.synthesizer import LTESynthesizer
 
 ELEMENTS = ("c", "n", "o", "mg", "si", "ca", "ti", "v", "cr", "mn", "co", "ni", "y")
 WINDOWS = {

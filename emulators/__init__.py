@@ -9,6 +9,7 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 
+from emulators.baselines import TheCannon, ThePayne  # noqa: E402
 from emulators.emulator import Emulator, load_emulator  # noqa: E402
 from emulators.grid import SpectralGrid  # noqa: E402
 from emulators.labels import LabelSpace  # noqa: E402
@@ -22,6 +23,8 @@ __all__ = [
     "LabelSpace",
     "SpectralGrid",
     "Synthesizer",
+    "TheCannon",
+    "ThePayne",
     "TransformerPayne",
     "load_emulator",
     "train",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -140,13 +141,22 @@ class Emulator(eqx.Module):
             raise InputError("emulator: labels or wavelengths hold NaN or infinity")
         return _evaluate(self.model, jnp.asarray(values), jnp.asarray(grid))
 
+    def rounded(self) -> "Emulator":
+        """The same with every weight rounded to float16, so that its file is half as large.
+
+        The weights are still float32 in memory. Measure the error model after rounding.
+        """
+        model = jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(leaf.dtype), self.model)
+        return eqx.tree_at(lambda emulator: emulator.model, self, model)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one HDF5 file that `load` reads back, sealed by its sha256."""
         if not isinstance(self.model, TransformerPayne):
             raise InputError(
                 f"emulator: a {type(self.model).__name__} cannot be saved; only a TransformerPayne"
             )
-        arrays = {f"model{name}": array for name, array in tree_to_arrays(self.model).items()}
+        weights = tree_to_arrays(self.model)
+        arrays = {f"model{name}": _smallest(array) for name, array in weights.items()}
         if self.error_model is not None:
             found = tree_to_arrays(self.error_model)
             arrays |= {f"error_model{name}": array for name, array in found.items()}
@@ -172,7 +182,8 @@ class Emulator(eqx.Module):
             )
         label_space = LabelSpace.from_dict(record["label_space"])
         template = TransformerPayne.from_architecture(label_space, record["architecture"])
-        model = arrays_to_tree(template, _under("model", arrays))
+        weights = _under("model", arrays)
+        model = arrays_to_tree(template, {k: v.astype(np.float32) for k, v in weights.items()})
         errors = _under("error_model", arrays)
         error_model = None
         if errors:
@@ -220,6 +231,13 @@ def load_emulator(name_or_path: str | os.PathLike[str] | None = None) -> Emulato
 @eqx.filter_jit
 def _evaluate(model: SpectralModel, labels: Array, wavelength: Array) -> Array:
     return model(labels, wavelength)
+
+
+def _smallest(weights: np.ndarray) -> np.ndarray:
+    """Weights as float16 where that loses nothing."""
+    with np.errstate(over="ignore"):
+        half = weights.astype(np.float16)
+    return half if np.array_equal(half.astype(weights.dtype), weights) else weights
 
 
 def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,9 +2,10 @@
 
 import abc
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
+import jax
 
 from .errors import InputError
 
@@ -72,3 +73,33 @@ def check_role(leaf: Leaf) -> None:
             f"parametrization: leaf {leaf.name!r} has role {leaf.role!r}; "
             "allowed: input, hidden, output"
         )
+
+
+def resolve(model: Any, parametrization: Parametrization) -> dict[str, Any]:
+    """The numbers that a parametrization gives a model: what was used, whatever was meant.
+
+    Parameters
+    ----------
+    model
+        A network with `map_leaves` and `branch_scale`, such as `TransformerPayne`.
+
+    Returns
+    -------
+    ``class``, ``branch_scale``, and ``leaves``: of every weight by name its ``role``, ``fan_in``,
+    ``init_std`` and ``learning_rate_factor``. JSON-able.
+    """
+    tree = model.map_leaves(lambda leaf: leaf)
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Leaf))
+    return {
+        "class": type(parametrization).__name__,
+        "branch_scale": model.branch_scale,
+        "leaves": {
+            leaf.name: {
+                "role": leaf.role,
+                "fan_in": leaf.fan_in,
+                "init_std": parametrization.init_std(leaf),
+                "learning_rate_factor": parametrization.learning_rate_factor(leaf),
+            }
+            for leaf in leaves
+        },
+    }

@@ -4,7 +4,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,25 +14,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
 
 from .bundle import arrays_to_tree, read_bundle, tree_to_arrays, write_bundle
 from .emulator import Emulator
 from .error_model import fit_error_model
 from .errors import InputError
+from .fresh_spectra import FreshSpectra
 from .labels import LabelSpace
 from .ledger import append_row
+from .optimizers import MakeOptimizer, make_optimizer
+from .parametrization import resolve
 from .storage import atomic_write
 from .train_config import TrainConfig
 from .training_data import TrainingData, evaluate, split_grid
-from .transformer_payne import Encoding, TransformerPayne
+from .training_step import (
+    Member,
+    State,
+    draw_stars,
+    everywhere,
+    make_steps,
+    pixels_per_step,
+    star_mesh,
+)
+from .transformer_payne import TransformerPayne
 
 if TYPE_CHECKING:
     from .grid import SpectralGrid
 
 _KIND = "checkpoint"
-# Matrix units work in tiles; a pixel count that is no multiple of this cost a third of a step.
-_TILE = 128
+# Mean squared error of depths between 0 and 1: above this a model is worse than any constant.
+_DIVERGED = 1.0
 
 
 class TrainResult(NamedTuple):
@@ -47,99 +58,8 @@ class TrainResult(NamedTuple):
     validation: np.ndarray
 
 
-class _State(NamedTuple):
-    # A TransformerPayne; optax knows it as a tree of arrays only.
-    model: Any
-    optimizer: Any
-    step: Array
-
-
-def make_optimizer(config: TrainConfig, model: TransformerPayne) -> optax.GradientTransformation:
-    """Adam with one state, a factor a leaf from the parametrization, and the schedule."""
-    factors = model.map_leaves(config.parametrization.learning_rate_factor)
-
-    def scale(updates, _params):
-        return jax.tree.map(lambda update, factor: update * factor, updates, factors)
-
-    return optax.chain(
-        optax.scale_by_adam(b1=config.beta1, b2=config.beta2),
-        optax.stateless(scale),
-        optax.scale_by_learning_rate(config.rate),
-    )
-
-
-def _draw_stars(seed: int, first_step: int, steps: int, batch: int, total: int) -> np.ndarray:
-    """Stars of a stretch of steps, [steps, batch]: epoch after epoch, each shuffled anew.
-
-    The stars of a step depend only on the seed and the step, so a resumed run sees the same.
-    """
-    position = np.arange(first_step * batch, (first_step + steps) * batch)
-    epoch, within = np.divmod(position, total)
-    stars = np.empty_like(position)
-    for number in np.unique(epoch):
-        order = np.random.default_rng((seed, int(number))).permutation(total)
-        stars[epoch == number] = order[within[epoch == number]]
-    return stars.reshape(steps, batch).astype(np.int32)
-
-
-def _pixels_per_step(config: TrainConfig, total: int) -> tuple[int, int]:
-    """Pixels of one star in one step: those that count, and those computed with padding."""
-    used = total if config.num_pixels is None else min(config.num_pixels, total)
-    return used, -(-used // _TILE) * _TILE
-
-
-def _make_steps(
-    config: TrainConfig, data: TrainingData, optimizer: optax.GradientTransformation
-) -> Callable:
-    """The compiled inner loop: one step for each row of stars.
-
-    Its length is known to the compiler, or a GPU would wait for the host after every step.
-    """
-    total = data.flux.shape[1]
-    used, padded = _pixels_per_step(config, total)
-    whole = used == total
-
-    def loss_of(model, encoding, labels, shift, flux):
-        depth = model.batch_depth(labels, encoding, shift, config.precision)
-        error = depth[:, :used] - (1.0 - flux)
-        return jnp.mean(error**2)
-
-    def one_step(state: _State, stars: Array, data: TrainingData, encoding: Encoding):
-        if whole:
-            flux = data.flux[stars]
-        else:
-            # One pixel at random from each of `used` equal stretches: even and unbiased.
-            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-            place = jax.random.uniform(key, (stars.shape[0], used), jnp.float32)
-            place = (jnp.arange(used, dtype=jnp.float32)[None, :] + place) * (total / used)
-            pixels = jnp.minimum(place.astype(jnp.int32), total - 1)
-            flux = data.flux[stars[:, None], pixels]
-            pixels = jnp.pad(pixels, ((0, 0), (0, padded - used)))
-            encoding = Encoding(encoding.sin[pixels], encoding.cos[pixels])
-        loss, gradient = jax.value_and_grad(loss_of)(
-            state.model,
-            encoding,
-            data.labels[stars],
-            data.dither[stars] * data.step,
-            flux.astype(jnp.float32),
-        )
-        updates, moments = optimizer.update(gradient, state.optimizer, state.model)
-        model = optax.apply_updates(state.model, updates)
-        return _State(model, moments, state.step + 1), loss
-
-    def steps(state: _State, stars: Array, data: TrainingData):
-        encoding = state.model.encode(jnp.asarray(data.wavelength))
-        if whole:
-            rows = ((0, padded - total), (0, 0))
-            encoding = jax.tree.map(lambda table: jnp.pad(table, rows), encoding)
-
-        return jax.lax.scan(lambda now, rows: one_step(now, rows, data, encoding), state, stars)
-
-    return jax.jit(steps)
-
-
 def train(
-    data: "TrainingData | SpectralGrid",
+    data: "TrainingData | SpectralGrid | FreshSpectra",
     *,
     config: TrainConfig,
     run_dir: str | os.PathLike[str],
@@ -148,6 +68,8 @@ def train(
     test: TrainingData | int | None = None,
     provenance: dict[str, Any] | None = None,
     ledger: str | os.PathLike[str] | None = None,
+    optimizer: MakeOptimizer = make_optimizer,
+    devices: Sequence[Any] | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> TrainResult:
@@ -160,27 +82,39 @@ def train(
     ----------
     data
         Spectra to learn from: arrays, or a grid, which is then split into training, validation
-        and test spectra by the configuration's seed.
+        and test spectra by the configuration's seed, or a stream of fresh spectra.
     config
         Model, optimizer and budget.
     run_dir
         Folder of this run alone; a used one is refused unless `resume`.
     label_space
-        Of arrays; a grid brings its own.
+        Of arrays; a grid and a stream bring their own.
     validation, test
-        Held-out spectra: arrays with arrays; with a grid their numbers (default: a tenth, at most
-        1024 each). Training never looks at either. The error model is fitted on the validation
-        spectra; the test spectra are evaluated once, at the end.
+        Held-out spectra: arrays with arrays and with a stream; with a grid their numbers
+        (default: a tenth, at most 1024 each). Training never looks at either. The error model is
+        fitted on the validation spectra; the test spectra are evaluated once, at the end.
     provenance
-        Of arrays; a grid brings its own.
+        Of arrays; a grid and a stream bring their own.
     ledger
         File that gets the row; by default ``runs.jsonl`` in `run_dir`.
+    optimizer
+        Makes the optax transformation, schedule included; by default the one that `config` names.
+        Another one is not in the configuration's hash.
+    devices
+        Share the stars of every step between them; by default all that JAX sees.
     resume
         Go on from the last checkpoint; with another configuration or other data it is an error.
     progress
         Show a progress bar.
+
+    Raises
+    ------
+    InputError
+        Bad settings or data, a used folder, and a run that diverged: it names the step.
     """
-    if not isinstance(data, TrainingData):
+    if isinstance(data, FreshSpectra):
+        label_space, provenance = data.label_space, data.provenance()
+    elif not isinstance(data, TrainingData):
         grid = data
         label_space = grid.label_space
         provenance = {**grid.provenance, "hash": grid.hash}
@@ -189,41 +123,36 @@ def train(
         raise InputError("train: arrays need label_space= and validation= beside them")
     if isinstance(test, int):
         raise InputError("train: with arrays, give the test spectra themselves, not their number")
-    held_out = {"validation": validation} | ({} if test is None else {"test": test})
-    for name, part in {"training": data, **held_out}.items():
-        part.check(name, len(label_space))
-    model = TransformerPayne(
-        label_space,
-        width=config.width,
-        depth=config.depth,
-        tokens=config.tokens,
-        head_dim=config.head_dim,
-        periods=config.periods,
-        parametrization=config.parametrization,
-        key=jax.random.key(config.seed),
-    )
+    parts = {"training": data, "validation": validation, "test": test}
+    for name, part in parts.items():
+        if isinstance(part, TrainingData):
+            part.check(name, len(label_space))
+    mesh = star_mesh(config, jax.devices() if devices is None else devices)
+    model = start_model(config, label_space)
     run_dir = Path(run_dir)
     ledger = run_dir / "runs.jsonl" if ledger is None else Path(ledger)
     identity = {"config": config.to_dict(), "data": data.hash()}
     run_id = _claim(run_dir, identity, resume)
-    data = data.on_device()
-    optimizer = make_optimizer(config, model)
-    weights: Any = model
-    state = _State(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
-    state, curve = _run(config, data, validation, optimizer, state, run_dir, progress)
+    parametrization = resolve(model, config.parametrization)
+    transformation = optimizer(config, model)
+    state = State.start(config, model, transformation)
+    del model  # its arrays are given to the first step
+    state, curve = _run(config, data, validation, transformation, mesh, state, run_dir, progress)
 
-    residuals = evaluate(state.model, validation, residuals=True).astype(np.float64)
-    mse_test = None if test is None else float(np.mean(evaluate(state.model, test)))
-    row = _row(config, run_id, state.model, data, curve.seconds)
+    residuals = evaluate(state.result, validation, residuals=True).astype(np.float64)
+    mse_test = None if test is None else float(np.mean(evaluate(state.result, test)))
+    row = ledger_row(config, run_id, state.result, data, curve.seconds)
     row |= {"mse_validation": float(np.mean(residuals**2)), "mse_test": mse_test}
+    wavelength = np.asarray(data.wavelength, np.float64)
     emulator = Emulator(
-        state.model,
-        (float(data.wavelength[0]), float(data.wavelength[-1])),
+        state.result,
+        (float(wavelength[0]), float(wavelength[-1])),
         float(data.step),
-        fit_error_model(residuals, np.asarray(data.wavelength), config.num_modes),
+        fit_error_model(residuals, wavelength, config.num_modes),
         {
             "training": row,
             "config": config.to_dict(),
+            "parametrization": parametrization,
             "grid": provenance or {},
             "data": identity["data"],
             "versions": {m.__name__: m.__version__ for m in (jax, eqx, optax, np)},
@@ -235,6 +164,20 @@ def train(
     emulator.save(run_dir / "emulator.h5")
     append_row(ledger, row)
     return TrainResult(emulator, row, np.concatenate(curve.loss), np.asarray(curve.validation))
+
+
+def start_model(config: TrainConfig, label_space: LabelSpace) -> TransformerPayne:
+    """The untrained model of a configuration."""
+    return TransformerPayne(
+        label_space,
+        width=config.width,
+        depth=config.depth,
+        tokens=config.tokens,
+        head_dim=config.head_dim,
+        periods=config.periods,
+        parametrization=config.parametrization,
+        key=jax.random.key(config.seed),
+    )
 
 
 def _claim(run_dir: Path, identity: dict[str, Any], resume: bool) -> str:
@@ -270,7 +213,9 @@ class _Curve(NamedTuple):
     seconds: float
 
 
-def _run(config, data, validation, optimizer, state, run_dir, progress) -> tuple[_State, _Curve]:
+def _run(
+    config: TrainConfig, data: Any, validation, optimizer, mesh, state, run_dir, progress
+) -> tuple[State, _Curve]:
     """Take all steps that are left, with checkpoints and validation on the way."""
     checkpoint = run_dir / "checkpoint.h5"
     curve = _Curve([], [], 0.0)
@@ -280,34 +225,38 @@ def _run(config, data, validation, optimizer, state, run_dir, progress) -> tuple
         curve = _Curve(
             [arrays["loss"]], [(s, m) for s, m in arrays["validation"]], record["seconds"]
         )
-    validation = validation.on_device()
     step = int(state.step)
     if step >= config.steps:
         return state, curve
-    steps = _make_steps(config, data, optimizer)
+    validation = validation.on_device()
+    fresh = data if isinstance(data, FreshSpectra) else None
+    call = step // config.steps_per_call
+    store = data.before(call) if isinstance(data, FreshSpectra) else data.on_device()
+    store = everywhere(mesh, store)
+    state, member = everywhere(mesh, (state, Member(jnp.asarray(config.seed), jnp.float32(1))))
+    steps = jax.jit(make_steps(config, store.flux.shape[1], optimizer, mesh), donate_argnums=0)
     compiled = {}
     with _progress_bar(progress, config.steps, step) as advance:
         while step < config.steps:
             count = min(config.steps_per_call, config.steps - step)
-            drawn = _draw_stars(config.seed, step, count, config.batch_size, len(data.flux))
-            stars = jnp.asarray(drawn)
+            drawn = draw_stars(config.seed, step, count, config.batch_size, len(store.flux))
+            stars = everywhere(mesh, jnp.asarray(drawn))
             if count not in compiled:
                 # Outside the clock, so that seconds are training seconds.
-                compiled[count] = steps.lower(state, stars, data).compile()
+                compiled[count] = steps.lower(state, stars, store, member).compile()
             start = time.perf_counter()
-            state, losses = compiled[count](state, stars, data)
+            state, losses = compiled[count](state, stars, store, member)
+            if fresh is not None and step + count < config.steps:
+                # Queued behind the steps, before the host waits for them.
+                store = everywhere(mesh, fresh.renew(store, call))
             losses = np.asarray(losses)
             curve = curve._replace(seconds=curve.seconds + time.perf_counter() - start)
-            if not np.isfinite(losses).all():
-                bad = step + int(np.argmin(np.isfinite(losses)))
-                raise InputError(
-                    f"train: the loss is {losses[bad - step]} at step {bad}; lower learning_rate "
-                    f"({config.learning_rate:g}) and start again in another folder"
-                )
+            check_losses(losses, step, config.learning_rate)
             step += count
+            call += 1
             curve.loss.append(losses)
             if step % config.validate_every == 0 or step == config.steps:
-                mse = float(np.mean(evaluate(state.model, validation)))
+                mse = float(np.mean(evaluate(state.result, validation)))
                 curve.validation.append((float(step), mse))
             if step % config.checkpoint_every == 0 or step == config.steps:
                 _save(checkpoint, state, curve)
@@ -315,19 +264,37 @@ def _run(config, data, validation, optimizer, state, run_dir, progress) -> tuple
     return state, curve
 
 
-def _save(path: Path, state: _State, curve: _Curve) -> None:
+def check_losses(losses: np.ndarray, first: int, learning_rate: float) -> None:
+    """Refuse to go on from a stretch of steps, the first of them `first`, that went wrong."""
+    finite = np.isfinite(losses)
+    if finite.all() and losses.mean() < _DIVERGED:
+        return
+    bad = int(np.argmin(finite)) if not finite.all() else int(np.argmax(losses))
+    raise InputError(
+        f"train: the loss is {losses[bad]:.3g} at step {first + bad}; lower learning_rate "
+        f"({learning_rate:g}) and start again in another folder"
+    )
+
+
+def _save(path: Path, state: State, curve: _Curve) -> None:
     arrays = tree_to_arrays(state)
     arrays["loss"] = np.concatenate(curve.loss)
     arrays["validation"] = np.asarray(curve.validation, np.float64).reshape(-1, 2)
     write_bundle(path, _KIND, arrays, {"seconds": curve.seconds})
 
 
-def _row(
-    config: TrainConfig, run_id: str, model: TransformerPayne, data: TrainingData, seconds: float
+def ledger_row(
+    config: TrainConfig,
+    run_id: str,
+    model: TransformerPayne,
+    data: TrainingData | FreshSpectra,
+    seconds: float,
 ) -> dict[str, Any]:
     """The ledger's columns that are known without held-out spectra."""
-    stars, total = data.flux.shape
-    used, padded = _pixels_per_step(config, total)
+    total = len(data.wavelength)
+    used, padded = pixels_per_step(config, total)
+    calls = -(-config.steps // config.steps_per_call)
+    unique = data.unique(calls) if isinstance(data, FreshSpectra) else len(data.flux)
     seen = config.steps * config.batch_size
     spent = 3 * seen * model.flops(padded)
     return {
@@ -339,7 +306,7 @@ def _row(
         "tokens": config.tokens,
         "head_dim": config.head_dim,
         "parameters": model.num_parameters,
-        "unique_spectra": stars,
+        "unique_spectra": unique,
         "spectra_seen": seen,
         "steps": config.steps,
         "flops": 3 * seen * model.flops(used),

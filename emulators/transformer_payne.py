@@ -1,7 +1,7 @@
 """TransformerPayne: labels become tokens, and every wavelength asks them for its flux."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
+from .depth import in_chunks, line_depth
 from .errors import InputError
+from .fused_block import run_blocks
+from .half_precision import half_head
 from .labels import LabelSpace
 from .parametrization import Leaf, Parametrization, Standard
+from .precision import HALF, Precision, dot, hidden_layer, normalise
 from .spectral_model import SpectralModel
-
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 _ROLES: dict[str, Literal["input", "hidden", "output"]] = {
     "label_in": "input",
@@ -30,9 +32,8 @@ _ROLES: dict[str, Literal["input", "hidden", "output"]] = {
     "head_out": "output",
 }
 
-# Pixels a chunk: on a CPU the activations of a chunk stay in the cache; a GPU wants few, big ones.
-_CHUNK = {"cpu": 2048}
-_CHUNK_ACCELERATOR = 32768
+# Bytes that the derivative of one spectrum may keep; above, it recomputes chunk by chunk.
+_MOST_KEPT = 2**30
 
 
 class Encoding(NamedTuple):
@@ -216,24 +217,30 @@ class TransformerPayne(SpectralModel):
         together once a star. This is the same function with fewer operations a wavelength.
         """
         heads = self.width // self.head_dim
-        unit = self.label_space.to_unit(labels).astype(jnp.float32)
-        hidden = jax.nn.gelu(_dot("l,ld->d", unit, self.label_in, precision))
-        tokens = _dot("d,df->f", hidden, self.label_out, precision)
         # The published factor on the tokens would vanish in this normalisation.
-        tokens = _normalise(tokens.reshape(self.tokens, self.width))
+        tokens = normalise(self._read_labels(labels, precision)[1])
 
         def split(weight):
             return weight.reshape(self.depth, self.width, heads, self.head_dim)
 
-        keys = _dot("td,ndhk->nthk", tokens, split(self.key), precision)
-        logits = _dot("ndhk,nthk->ndht", split(self.query), keys, precision) / self.head_dim
-        values = _dot("td,ndhk->nthk", tokens, split(self.value), precision)
+        keys = dot("td,ndhk->nthk", tokens, split(self.key), precision)
+        logits = dot("ndhk,nthk->ndht", split(self.query), keys, precision) / self.head_dim
+        values = dot("td,ndhk->nthk", tokens, split(self.value), precision)
         output = self.output.reshape(self.depth, heads, self.head_dim, self.width)
-        values = _dot("nthk,nhkd->nhtd", values, output, precision)
+        values = dot("nthk,nhkd->nhtd", values, output, precision)
         return Answers(
             logits.reshape(self.depth, self.width, heads * self.tokens),
             values.reshape(self.depth, heads * self.tokens, self.width),
         )
+
+    def _read_labels(
+        self, labels: Float[Array, " labels"], precision: Precision
+    ) -> tuple[Float32[Array, " width"], Float32[Array, "tokens width"]]:
+        """The hidden layer of the label network, and the tokens before their normalisation."""
+        unit = self.label_space.to_unit(labels).astype(jnp.float32)
+        hidden = jax.nn.gelu(dot("l,ld->d", unit, self.label_in, precision))
+        tokens = dot("d,df->f", hidden, self.label_out, precision)
+        return hidden, tokens.reshape(self.tokens, self.width)
 
     # -- flux -----------------------------------------------------------------------------
 
@@ -241,19 +248,50 @@ class TransformerPayne(SpectralModel):
         self, answers: Answers, sines: Float32[Array, "pixel width"], precision: Precision
     ) -> Float32[Array, " pixel"]:
         """Depth below the continuum of one star at encoded wavelengths."""
+        *_, (_, depth) = self._stages(answers, sines, precision)
+        return depth
+
+    def _stages(
+        self, answers: Answers, sines: Float32[Array, "pixel width"], precision: Precision
+    ) -> Iterator[tuple[str, Array]]:
+        """What `line_depth` computes, stage by stage with its name; the last is the depth."""
         x = sines
-        pixels, heads = x.shape[0], self.width // self.head_dim
         for block in range(self.depth):
-            logits = _dot("pd,da->pa", _normalise(x), answers.logits[block], precision)
-            weights = jax.nn.softmax(logits.reshape(pixels, heads, self.tokens), axis=-1)
-            weights = weights.reshape(pixels, heads * self.tokens)
-            branch = _dot("pa,ad->pd", weights, answers.values[block], precision)
+            logits = dot("pd,da->pa", normalise(x), answers.logits[block], precision)
+            yield f"block{block}.logits", logits
+            weights = self.attention_weights(logits)
+            branch = dot("pa,ad->pd", weights, answers.values[block], precision)
+            yield f"block{block}.attention", branch
             x = x + self.branch_scale * branch
-            hidden = jax.nn.gelu(_dot("pd,df->pf", _normalise(x), self.up[block], precision))
-            x = x + self.branch_scale * _dot("pf,fd->pd", hidden, self.down[block], precision)
-        hidden = jax.nn.gelu(_dot("pd,de->pe", _normalise(x), self.head_in, precision))
+            hidden = hidden_layer(x, self.up[block], precision)
+            yield f"block{block}.hidden", hidden
+            branch = dot("pf,fd->pd", hidden, self.down[block], precision)
+            yield f"block{block}.feed_forward", branch
+            x = x + self.branch_scale * branch
+            yield f"block{block}.residual", x
+        hidden = hidden_layer(x, self.head_in, precision)
+        yield "head_hidden", hidden
         # The last product stays in float32: its rounding would be the floor of the error.
-        return _dot("pe,e->p", hidden.astype(jnp.float32), self.head_out, "float32")
+        yield "output", dot("pe,e->p", hidden.astype(jnp.float32), self.head_out, "float32")
+
+    def attention_weights(self, logits: Float[Array, "pixel heads_tokens"]) -> Array:
+        """Attention weights: in every head a softmax over the tokens."""
+        split = logits.reshape(-1, self.width // self.head_dim, self.tokens)
+        return jax.nn.softmax(split, axis=-1).reshape(logits.shape)
+
+    def activations(
+        self, labels: Float[Array, " labels"], encoding: Encoding
+    ) -> dict[str, Float32[Array, "..."]]:
+        """Every stage of one star's evaluation in float32, by name, in the order of computation.
+
+        ``label_hidden`` [width]; ``tokens`` [token, width] before their normalisation; of every
+        block ``block<n>.logits`` [pixel, heads x tokens], ``.attention`` (the branch before its
+        depth scaling), ``.hidden`` [pixel, 4 width], ``.feed_forward`` and ``.residual``
+        [pixel, width]; ``head_hidden`` [pixel, width]; ``output`` [pixel], the line depth.
+        """
+        hidden, tokens = self._read_labels(labels, "float32")
+        stages = self._stages(self.answers(labels), encoding.sin, "float32")
+        return {"label_hidden": hidden, "tokens": tokens, **dict(stages)}
 
     def flux_at(
         self,
@@ -280,9 +318,11 @@ class TransformerPayne(SpectralModel):
 
         def evaluate(part):
             sines = self.shifted_sines(part, jnp.asarray(shift, jnp.float64))
-            return self.line_depth(answers, sines, precision)
+            return line_depth(precision, self, answers, sines)
 
-        return 1.0 - _in_chunks(evaluate, encoding)
+        # What the derivative keeps of a pixel: two vectors of d and two of d/2 in every block.
+        kept = 12 * self.depth * self.width * encoding.sin.shape[0]
+        return 1.0 - in_chunks(evaluate, encoding, recompute=kept > _MOST_KEPT)
 
     def batch_depth(
         self,
@@ -303,12 +343,26 @@ class TransformerPayne(SpectralModel):
             Each star's displacement of the grid in ln(wavelength): its dither.
         """
         axis = 0 if encoding.sin.ndim == 3 else None
+        sines = jax.vmap(self.shifted_sines, in_axes=(axis, 0))(encoding, shift)
+        # Tokens are made once a star: next to nothing, so they are never rounded to 16 bits.
+        for_tokens: Precision = "tf32" if precision in HALF else precision
+        answers = jax.vmap(lambda labels: self.answers(labels, for_tokens))(labels)
+        if precision not in HALF:
 
-        def one(labels, encoding, shift):
-            sines = self.shifted_sines(encoding, shift)
-            return self.line_depth(self.answers(labels, precision), sines, precision)
+            def one(answers, sines):
+                return self.line_depth(answers, sines, precision)
 
-        return jax.vmap(one, in_axes=(0, axis, 0))(labels, encoding, shift)
+            return jax.vmap(one)(answers, sines)
+        x = run_blocks(
+            sines.astype(HALF[precision]),
+            answers.logits,
+            answers.values,
+            self.up,
+            self.down,
+            self.branch_scale,
+            self.tokens,
+        )
+        return half_head(x, self.head_in, self.head_out)
 
     def __call__(
         self, labels: Float[Array, " labels"], wavelength: Float[Array, " pixel"]
@@ -342,42 +396,3 @@ class _Stored(Parametrization):
 
     def branch_scale(self, depth: int) -> float:
         return self.scale
-
-
-def _in_chunks(function, encoding: Encoding) -> Float32[Array, " pixel"]:
-    """Map a function of an encoding over stretches of pixels, and join the results."""
-    pixels = encoding.sin.shape[0]
-    chunk = _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
-    count = -(-pixels // chunk)
-    if count <= 1:
-        return function(encoding)
-    length = -(-pixels // (8 * count)) * 8
-    padding = count * length - pixels
-
-    def split(array):
-        array = jnp.pad(array, ((0, padding), (0, 0)))
-        return array.reshape(count, length, array.shape[-1])
-
-    # Recomputing a chunk in the backward pass is cheaper than moving its activations through
-    # memory, and keeps the memory of a gradient independent of the number of pixels.
-    parts = jax.lax.map(jax.checkpoint(function), jax.tree.map(split, encoding))
-    return parts.reshape(-1)[:pixels]
-
-
-def _normalise(x: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
-    """Scale each row to a root mean square of 1."""
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
-
-
-def _dot(equation: str, left: Array, right: Array, precision: Precision) -> Array:
-    """A product in the asked precision, returned in float32.
-
-    In bfloat16 the sums run in float32 and are rounded once at the end. Were they handed out
-    unrounded, the backward pass would multiply float32 by bfloat16, which no matrix unit does.
-    """
-    if precision == "bfloat16":
-        product = jnp.einsum(equation, left.astype(jnp.bfloat16), right.astype(jnp.bfloat16))
-        return product.astype(jnp.float32)
-    # By default JAX multiplies float32 as TF32 where a GPU can; a CPU has float32 only.
-    level = jax.lax.Precision.DEFAULT if precision == "tf32" else jax.lax.Precision.HIGHEST
-    return jnp.einsum(equation, left, right, precision=level)

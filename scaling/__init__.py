@@ -1,7 +1,10 @@
 """How an emulator's error falls with its size, its data and its compute.
 
-Empty in this release. The package holds its place between `emulators` and `stellarfit`, so that
-the direction of imports (``emulators <- scaling <- stellarfit``) is enforced from the first day.
-Maximal update parametrization, sweeps, scaling laws, planning and the choice of an emulator for a
-target precision will live here; nothing in `emulators` or `stellarfit` depends on them.
+Maximal update parametrization, the check that it is one, and the experiment that shows whether the
+best learning rate of a small network is that of a wide one.
 """
+
+from scaling.coordinate_check import check_coordinates
+from scaling.mup import MaximalUpdate
+
+__all__ = ["MaximalUpdate", "check_coordinates"]

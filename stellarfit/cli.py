@@ -5,10 +5,13 @@ stdout (with ``--json`` one object, for machines), progress and warnings to stde
 one line on stderr and exit status 2, with nothing written.
 """
 
+import functools
+import inspect
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -68,8 +71,17 @@ def demo(
     run_demo(out, emulator=emulator, seed=seed)
 
 
-@app.command()
-def fit(
+class _Job(NamedTuple):
+    """One spectrum to fit, as the command line says."""
+
+    spectrum: Any
+    emulator: Any
+    options: dict[str, Any]  # of `fit` and `sample` alike
+    out: Path | None
+    json: bool
+
+
+def _job(
     file: File,
     medium: Medium = None,
     resolution: Resolution = None,
@@ -88,74 +100,83 @@ def fit(
     format: Format = None,
     out: OutFolder = None,
     json: Json = False,
-) -> None:
+) -> _Job:
+    """Everything that can be refused, before anything is computed or written."""
+    from emulators.emulator import load_emulator
+
+    from .readers import read_spectrum
+    from .report import check_folder
+
+    fixed = _parse_fixed(fix or [])
+    check_folder(out)
+    spectrum = read_spectrum(
+        file, medium=medium, resolution=resolution, snr=snr, wavelength=wavelength, flux=flux,
+        ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
+    )  # fmt: skip
+    if window is not None:
+        spectrum = spectrum.window(*window)
+    options = {"fixed": fixed, "noise": noise, "continuum_degree": continuum_degree}
+    return _Job(spectrum, load_emulator(emulator), options, out, json)
+
+
+def _fits_a_spectrum(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_job` before its own; it is called with the job."""
+    shared = inspect.signature(_job).parameters
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        job = _job(**{name: values.pop(name) for name in shared})
+        command(job, **values)
+
+    # what typer reads the options from
+    signature = inspect.Signature([*shared.values(), *own])
+    run.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+    return run
+
+
+@app.command()
+@_fits_a_spectrum
+def fit(job: _Job) -> None:
     """Fit one spectrum: the most probable labels and their errors (MAP and Laplace)."""
     from . import report
     from .fitting import fit as fit_spectrum
 
-    spectrum, loaded, fixed = _prepare(
-        file, emulator, fix, window, out,
-        medium=medium, resolution=resolution, snr=snr, wavelength=wavelength, flux=flux,
-        ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
-    )  # fmt: skip
-    result = fit_spectrum(
-        spectrum, loaded, fixed=fixed, noise=noise, continuum_degree=continuum_degree
-    )
-    if out is not None:
-        report.write_results(out, result)
-    if json:
+    result = fit_spectrum(job.spectrum, job.emulator, **job.options)
+    if job.out is not None:
+        report.write_results(job.out, result)
+    if job.json:
         report.print_json(result.to_dict())
     else:
-        report.print_fit(result, out)
+        report.print_fit(result, job.out)
 
 
 @app.command()
+@_fits_a_spectrum
 def sample(
-    file: File,
-    medium: Medium = None,
-    resolution: Resolution = None,
-    snr: Snr = None,
-    fix: Fix = None,
-    window: Window = None,
-    emulator: EmulatorName = None,
-    noise: Noise = "validation",
-    continuum_degree: Degree = None,
+    job: _Job,
     backend: Annotated[str, typer.Option(help="numpyro or blackjax.")] = "numpyro",
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
     warmup: Annotated[int | None, typer.Option(help="Warm-up steps a chain.")] = None,
     samples: Annotated[int | None, typer.Option(help="Kept draws a chain.")] = None,
     seed: Seed = 0,
-    wavelength: Wavelength = None,
-    flux: Flux = None,
-    ivar: Ivar = None,
-    error: Error = None,
-    mask: Mask = None,
-    wavelength_unit: Unit = None,
-    format: Format = None,
-    out: OutFolder = None,
-    json: Json = False,
 ) -> None:
     """Sample the posterior of one spectrum by NUTS."""
     from . import report
     from .sampling import sample as sample_spectrum
 
-    spectrum, loaded, fixed = _prepare(
-        file, emulator, fix, window, out,
-        medium=medium, resolution=resolution, snr=snr, wavelength=wavelength, flux=flux,
-        ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
-    )  # fmt: skip
     lengths: dict[str, Any] = {"num_warmup": warmup, "num_samples": samples}
     posterior = sample_spectrum(
-        spectrum, loaded, backend=backend, num_chains=chains, seed=seed, fixed=fixed, noise=noise,
-        continuum_degree=continuum_degree, progress=not json,
+        job.spectrum, job.emulator, backend=backend, num_chains=chains, seed=seed,
+        progress=not job.json, **job.options,
         **{key: value for key, value in lengths.items() if value is not None},
     )  # fmt: skip
-    if out is not None:
-        report.write_results(out, posterior.fit, posterior)
-    if json:
+    if job.out is not None:
+        report.write_results(job.out, posterior.fit, posterior)
+    if job.json:
         report.print_json(report.posterior_to_dict(posterior))
     else:
-        report.print_posterior(posterior, out)
+        report.print_posterior(posterior, job.out)
 
 
 @grid_app.command("generate")
@@ -254,6 +275,33 @@ def train(
     report.print_object({"emulator": str(run_dir / "emulator.h5"), **result.row}, json)
 
 
+@app.command("coordinate-check")
+def coordinate_check(
+    grid: Annotated[
+        Path | None, typer.Option(help="A grid file to learn from; made-up lines otherwise.")
+    ] = None,
+    width: Annotated[
+        list[int] | None, typer.Option(help="Of a network; 64, 128, 256 and 512. Repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of every network, from --seed on.")] = 8,
+    seed: Seed = 0,
+    out: OutFolder = None,
+    json: Json = False,
+) -> None:
+    """Is it really muP? How far every layer moves in five training steps, against the width."""
+    from scaling.coordinate_check import WIDTHS
+
+    from . import report, scaling_commands
+
+    summary, found = scaling_commands.coordinate_check(
+        grid, width or WIDTHS, seeds, seed=seed, out=out, progress=not json
+    )
+    if json:
+        report.print_json(summary)
+    else:
+        scaling_commands.print_slopes(found, summary, out)
+
+
 @app.command()
 def info(
     source: Annotated[
@@ -308,21 +356,6 @@ def _progress_to_stderr() -> None:
     import rich
 
     rich.reconfigure(stderr=True)
-
-
-def _prepare(file, emulator, fix, window, out, **reading) -> tuple[Any, Any, dict[str, float]]:
-    """Everything that can be refused, before anything is computed or written."""
-    from emulators.emulator import load_emulator
-
-    from .readers import read_spectrum
-    from .report import check_folder
-
-    fixed = _parse_fixed(fix or [])
-    check_folder(out)
-    spectrum = read_spectrum(file, **reading)
-    if window is not None:
-        spectrum = spectrum.window(*window)
-    return spectrum, load_emulator(emulator), fixed
 
 
 def _parse_fixed(pairs: list[str]) -> dict[str, float]:

@@ -56,7 +56,7 @@ class Fit:
     weight : [pixel]
         Factor on the pixel's weight by the rule of `stellarfit.mask`; 0 where not fitted.
     mismatch : float
-        Sigma of the model mismatch found by that rule, in units of the continuum.
+        Scatter of log gf found by that rule [dex]; 0 where the model explains the data.
     spectrum : Spectrum
         As given, with the pixels that were not fitted marked.
     laplace : Laplace
@@ -116,7 +116,10 @@ class Fit:
             }
 
         found = {name: entry(i) for i, name in enumerate(self.names)}
-        velocities = {name: found.pop(name) for name in VELOCITIES if name in found}
+        velocities = {
+            name: found.pop(name) if name in found else _held_entry(self.fixed[name])
+            for name in VELOCITIES
+        }
         return {
             "name": self.spectrum.name,
             "labels": found,
@@ -150,16 +153,20 @@ class Fit:
         return f"Fit({', '.join(parts)}, chi2/dof={self.chi2:.0f}/{self.dof}, flags={self.flags})"
 
 
+def _held_entry(value: float) -> dict[str, float]:
+    return {"value": float(value), "error": 0.0, "error_stat": 0.0, "error_sys": 0.0}
+
+
 def fit(
     spectrum: Any,
     emulator: Any = None,
     *,
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | int] | None = None,
     priors: Mapping[str, Any] | None = None,
     noise: str = "validation",
     continuum_degree: int | None = None,
     mask: Any = None,
-    resolution: float | None = None,
+    resolution: float | int | None = None,
     robust: bool = True,
 ) -> Fit:
     """Find the most probable labels, velocities and broadening of one spectrum, with errors.
@@ -290,7 +297,7 @@ def _report(
     labels = [i for i, name in enumerate(prior.names) if name in setup.emulator.label_space.names]
     if np.any(systematic[labels] > stat[labels]):
         flags |= Flag.SYSTEMATIC
-    if mismatch is not None and mismatch.variance > 0:
+    if mismatch is not None and mismatch.scatter > 0:
         flags |= Flag.MISMATCH
     if setup.num_outside:
         flags |= Flag.OUTSIDE
@@ -309,7 +316,7 @@ def _report(
         model_flux=flux,
         continuum=continuum,
         weight=weight,
-        mismatch=0.0 if mismatch is None else float(np.sqrt(mismatch.variance)) / setup.level,
+        mismatch=0.0 if mismatch is None else mismatch.scatter,
         spectrum=spectrum,
         emulator=setup.emulator,
         laplace=gaussian,

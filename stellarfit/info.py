@@ -51,6 +51,7 @@ def _emulator(emulator: Any) -> dict[str, Any]:
             "rms_worst_pixel": float(np.sqrt(np.max(variance))),
             "modes": int(errors.modes.shape[1]),
         }
+    record = emulator.record
     return {
         "emulator": emulator.name,
         "fingerprint": emulator.fingerprint,
@@ -63,7 +64,9 @@ def _emulator(emulator: Any) -> dict[str, Any]:
         "solar_scale": space.solar_scale,
         "wavelength": {"first": low, "last": high, "ln_step": emulator.step, "medium": "vacuum"},
         "error": measured,
-        "record": emulator.record,
+        # Absent from files made before it was recorded.
+        "parametrization": record.pop("parametrization", None),
+        "record": record,
     }
 
 

@@ -6,7 +6,8 @@ sigmoid(u), so nothing can leave the box and no emulator is asked for a label it
 Defaults
 --------
 labels
-    Uniform in the emulator's box.
+    Uniform in the emulator's box. Simulated stars with wrong line data (`stellarfit.mask`) gained
+    nothing from a narrower prior on [X/Fe], and metal-poor ones were biased by it.
 v_rad
     Uniform within +-300 km/s.
 v_sini
@@ -92,7 +93,7 @@ class Prior(eqx.Module):
 
 def make_prior(
     label_space: LabelSpace,
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | int] | None = None,
     priors: Mapping[str, Any] | None = None,
 ) -> tuple[Prior, dict[str, float]]:
     """Sort parameters into free ones with a prior and fixed ones with a value.

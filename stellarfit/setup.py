@@ -1,6 +1,6 @@
 """From a spectrum and an emulator to a problem that can be optimised and sampled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -41,10 +41,6 @@ class Setup:
         Starting values, best first.
     photons : Problem
         With photon noise only.
-    level : float
-        Rough continuum, in the unit of the flux.
-    element : float
-        Pixels in a resolution element.
     num_outside : int
         Good pixels that the emulator cannot reach.
     """
@@ -56,8 +52,6 @@ class Setup:
     held: dict[str, float]
     starts: Float64[np.ndarray, "start parameter"]
     photons: Problem
-    level: float
-    element: float
     num_outside: int
     emulator_error: bool
 
@@ -128,7 +122,6 @@ class Setup:
             noise=Noise.build(ivar, jnp.zeros((len(keep), num_modes))),
             flux=jnp.asarray(flux),
         )
-        element = spectrum.wavelength / resolution / spectrum.width
         return cls(
             spectrum=spectrum,
             emulator=emulator,
@@ -137,8 +130,6 @@ class Setup:
             held=held,
             starts=guess.values,
             photons=problem,
-            level=level,
-            element=float(np.median(element[keep])),
             num_outside=num_outside,
             emulator_error=error_model is not None,
         )
@@ -161,9 +152,7 @@ class Setup:
         """The problem with the emulator's error and the mismatch as they are at `values`."""
         variance, modes = self.emulator_covariance(values)
         variance = variance + self._photon_variance
-        weight = (
-            1 / variance if mismatch is None else mismatch.inverse_variance(variance, self.element)
-        )
+        weight = 1 / variance if mismatch is None else mismatch.inverse_variance(variance)
         noise = Noise.build(jnp.asarray(weight), jnp.asarray(modes))
         return eqx.tree_at(lambda problem: problem.noise, self.photons, noise)
 
@@ -172,7 +161,9 @@ class Setup:
         variance, modes = self.emulator_covariance(values)
         normalized, continuum = _predict(self.photons, values)
         residual = np.asarray(self.photons.flux - normalized * continuum)
-        return find_mismatch(residual, self._photon_variance + variance + np.sum(modes**2, axis=1))
+        sensitivity = np.asarray(_sensitivity(self.photons, values) * continuum)
+        variance = self._photon_variance + variance + np.sum(modes**2, axis=1)
+        return find_mismatch(residual, variance, sensitivity)
 
     def chi2(self, values: Float64[Any, " parameter"]) -> float:
         """Of the residuals at `values`, with photon noise and the emulator's covariance."""
@@ -199,6 +190,21 @@ class Setup:
 def _predict(problem, values):
     normalized = problem.star(values)
     return normalized, problem.continuum.basis @ problem.coefficients(normalized)
+
+
+@eqx.filter_jit
+def _sensitivity(problem, values):
+    """Change of the normalised flux for one dex in the abundance of all metals, at `values`."""
+    star = problem.star
+    names = star.emulator.label_space.names
+    if "fe_h" not in names:
+        # An optically thin line: flux exp(-tau), tau proportional to the abundance.
+        flux = jnp.clip(star(values), 1e-3, 1.0)
+        return jnp.log(10.0) * flux * jnp.log(flux)
+    every = star.held.at[np.array(star.free)].set(values)
+    whole = replace(star, free=tuple(range(len(every))))
+    direction = jnp.zeros_like(every).at[names.index("fe_h")].set(1.0)
+    return jax.jvp(whole, (every,), (direction,))[1]
 
 
 @eqx.filter_jit

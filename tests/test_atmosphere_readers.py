@@ -11,6 +11,7 @@ import pytest
 import emulators.physics
 from emulators.errors import InputError
 from emulators.physics.atmosphere_readers import (
+    ModelText,
     grid_of_models,
     import_atmospheres,
     read_atlas9,
@@ -143,7 +144,7 @@ def test_models_become_a_grid_that_the_synthesiser_reads(tmp_path):
 
 def test_atlas9_models_meet_on_common_depths(tmp_path):
     texts = [atlas9(5000.0), atlas9(6000.0).replace(" 5.000E-01 1.0E", " 6.000E-01 1.0E")]
-    grid = grid_of_models([read_atlas9(text.splitlines()) for text in texts])
+    grid = grid_of_models([read_atlas9(ModelText(text.splitlines())) for text in texts])
     assert np.isfinite(grid["temperature"]).all()
     # same depth in every row, though the models' own depths differ by 0.08 dex
     np.testing.assert_allclose(grid["log_tau_5000"][0], grid["log_tau_5000"][1], atol=1e-6)

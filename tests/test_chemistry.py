@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emulators.physics import data_path
 from emulators.physics.abundances import SOLAR_SCALES, SYMBOLS
 from emulators.physics.chemistry import (
     MOLECULES,
@@ -15,7 +16,6 @@ from emulators.physics.chemistry import (
     pressure_from_electrons,
 )
 from emulators.physics.constants import BOLTZMANN, BOLTZMANN_EV, ELECTRON_MASS, PLANCK
-from emulators.physics.synthesizer import data_path
 
 CHEMISTRY = data_path("chemistry.h5")
 STARS = {"warm": (7000.0, 4.0, -2.0), "solar": (5750.0, 4.5, 0.0), "cool": (4000.0, 4.5, 0.0)}

@@ -12,6 +12,7 @@ from astropy.table import Table
 from fake_star import fake_star
 from tiny import tiny_emulator
 
+from emulators.parametrization import Leaf
 from stellarfit.cli import main
 
 
@@ -187,14 +188,60 @@ def test_grid_import_and_train(tmp_path, capsys):
     status, text, _ = run(capsys, *command)
     assert status == 0 and json.loads(text)["steps"] == 4
     status, text, _ = run(capsys, "info", tmp_path / "run" / "emulator.h5", "--json")
-    assert status == 0 and set(json.loads(text)["labels"]) == {"teff", "logg"}
+    found = json.loads(text)
+    assert status == 0 and set(found["labels"]) == {"teff", "logg"}
+    assert found["parametrization"]["leaves"]["up"]["learning_rate_factor"] == 1.0
     status, text, err = run(capsys, *command)
     assert status == 2 and text == "" and err.count("\n") == 1
+
+
+def test_coordinate_check(tmp_path, capsys, monkeypatch):
+    def measure(data, label_space, configs, seeds):
+        """Rows of one layer that moves in proportion to its learning rate times the width."""
+        (config,) = configs
+        scheme, width = config.parametrization, config.width
+        factor = scheme.learning_rate_factor(Leaf("up", "hidden", width, width))
+        row = {"parametrization": type(scheme).__name__, "layer": "up", "width": width}
+        return [
+            {
+                **row,
+                "step": step,
+                "seed": seed,
+                "activation": 1.0,
+                "change": (step - 1) * factor * width,
+            }
+            for seed in seeds
+            for step in (1, 2)
+        ]
+
+    monkeypatch.setattr("stellarfit.scaling_commands.check_coordinates", measure)
+    options = ("--seeds", 2, "--seed", 5, "--out", tmp_path / "c")
+    status, text, _ = run(capsys, "coordinate-check", *options, "--json")
+    found = json.loads(text)
+    assert status == 0 and found["seeds"] == [5, 6] and found["widths"] == [64, 128, 256, 512]
+    assert found["is_flat"] and found["slopes"][0]["slope"] is None
+    assert found["steepest"]["MaximalUpdate"]["slope"] == pytest.approx(0.0, abs=1e-9)
+    assert found["steepest"]["Standard"]["slope"] == pytest.approx(1.0)
+    assert files(tmp_path / "c") == ["coordinates.jsonl", "coordinates.png", "slopes.json"]
+    assert json.loads((tmp_path / "c/slopes.json").read_text()) == found
+    rows = [
+        json.loads(line) for line in (tmp_path / "c/coordinates.jsonl").read_text().splitlines()
+    ]
+    assert {(row["width"], row["seed"]) for row in rows} == {
+        (width, seed) for width in (64, 128, 256, 512) for seed in (5, 6)
+    }
+    assert rows[-1]["change"] == {"up": 512} and len(rows) == 2 * 4 * 2 * 2
+    status, text, _ = run(capsys, "coordinate-check", "--seeds", 1)
+    assert status == 0 and "+1.00" in text and "muP is flat and the control is not" in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("coordinate-check", "--width", 64, "--out", "new"), "at least twice"),
+        (("coordinate-check", "--width", 64, "--width", 100, "--out", "new"), "width 100"),
+        (("coordinate-check", "--seeds", 0, "--out", "new"), "seeds is 0"),
+        (("coordinate-check", "--grid", "none.h5", "--out", "new"), "none.h5"),
         (("grid", "generate", "grid.h5", "--num", 4, "--label", "teff=hot"), "name=lower:upper"),
         (("grid", "generate", "grid.h5", "--num", 4, "--label", "teff=7000:4000"), "teff"),
         (("grid", "generate", "grid.h5", "--num", 4, "--stop", 10), "stop 10"),

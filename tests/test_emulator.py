@@ -134,6 +134,20 @@ def test_flux_at_is_flux_of_shifted_wavelengths_inside_jit(analytic):
     np.testing.assert_allclose(jax.grad(total)(shift), difference, rtol=0.02)
 
 
+def test_rounded_weights_take_half_the_room_and_come_back_bit_for_bit(tmp_path):
+    exact = tiny_emulator()
+    rounded = exact.rounded()
+    exact.save(tmp_path / "exact.h5")
+    rounded.save(tmp_path / "rounded.h5")
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(exact.model))
+    saved = (tmp_path / "exact.h5").stat().st_size - (tmp_path / "rounded.h5").stat().st_size
+    assert saved == pytest.approx(weights / 2, rel=0.01)
+    again = Emulator.load(tmp_path / "rounded.h5")
+    assert eqx.tree_equal(again.model, rounded.model)
+    assert not eqx.tree_equal(again.model, exact.model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(again.model)} == {jnp.dtype(jnp.float32)}
+
+
 def test_analytic_model_cannot_be_saved(tmp_path):
     with pytest.raises(InputError, match="AnalyticModel cannot be saved"):
         tiny_emulator(analytic=True).save(tmp_path / "no.h5")

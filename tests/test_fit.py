@@ -125,6 +125,11 @@ def test_fixed_and_prior(emulator, found):
     assert 5300 < pulled.values[0] < 5400 and pulled.error[0] < 5
 
 
+def test_whole_numbers_are_numbers(emulator):
+    result = fit(fake_star(), emulator, continuum_degree=2, resolution=47_000, fixed={"logg": 3})
+    assert result.fixed["logg"] == 3.0 and "logg" not in result.names
+
+
 def test_a_star_beyond_the_box_stays_in_it_and_is_flagged(emulator):
     narrow = {"teff": dist.Uniform(4000.0, 5000.0)}
     result = fit(fake_star(), emulator, continuum_degree=2, priors=narrow)
@@ -147,7 +152,10 @@ def test_plain_numbers_for_json(found):
     text = json.loads(json.dumps(found.to_dict()))
     assert set(text["labels"]) == set(LABELS.names)
     assert set(text["labels"]["teff"]) == {"value", "error", "error_stat", "error_sys"}
-    for key in ("v_rad", "v_sini", "chi2", "dof", "flags", "emulator", "seconds"):
+    for name in ("v_rad", "v_sini", "v_mac"):
+        assert set(text[name]) == {"value", "error", "error_stat", "error_sys"}
+    assert text["v_mac"]["error"] == 0  # held
+    for key in ("chi2", "dof", "flags", "emulator", "seconds"):
         assert key in text
     assert text["masked_pixels"].get("outside", 0) > 0 and found.flags & Flag.OUTSIDE
     assert list(found.table["name"]) == list(found.names)

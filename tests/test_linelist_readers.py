@@ -17,30 +17,38 @@ from emulators.wavelength import air_to_vacuum
 
 # ruff: noqa: E501
 
+# In the layout of real answers: levels in quotes or not, the isotopes in the last word of the
+# references, the model and its abundances before the footnotes.
 VALD = """\
- 5100.00000, 5200.00000, 3, 1000, 1.0 Wavelength region, lines selected, lines processed, Vmicro
-                                        Lande factors        Damping parameters   Central
-Spec Ion  WL_air(A)  log gf* E_low(eV) J lo  E_up(eV) J up  lower  upper   mean   Rad.  Stark  Waals depth
-'Fe 1',   5166.2820, -4.195,   0.0000,  4.0,  2.3992,  5.0, 1.500, 1.400, 1.450, 3.610,-6.320,-7.840,0.950,
-'  LS                                                                   3d6.4s2 a5D'
-'  LS                                                     3d6.(5D).4s.4p.(3P*) z7D*'
-'_   Fe I        1 wl:K14   1 K14   1 gf:BWL'
-'Mg 1',   5183.6042, -0.239,   2.7166,  2.0,  5.1078,  1.0, 1.500, 2.000, 1.250, 8.020,-5.420,730.239,0.970,
-'  LS                                                                   3s.3p 3P*'
-'  LS                                                                   3s.4s 3S'
-'_   Mg I        2 wl:K10'
-'(7)Li 1', 5190.0000, -1.000,   1.8480,  1.5,  4.2000,  2.5,99.000,99.000,99.000, 0.000, 0.000, 0.000,0.100,
-'  LS                                                                   2p 2P*'
-'  LS                                                                   4d 2D'
-'_   Li I        2 wl:K10'
-'CH 1',   5170.0000, -3.000,   0.5000,  4.5,  2.8980,  5.5,99.000,99.000,99.000, 0.000, 0.000, 0.000,0.100,
+ 5100.00000, 5200.00000, 4, 1000, 1.0 Wavelength region, lines selected, lines processed, Vmicro
+                                                                     Lande factors       Damping parameters  Central
+Spec Ion       WL_air(A)  log gf* E_low(eV) J lo E_up(eV)  J up  lower   upper    mean   Rad.   Stark  Waals  depth
+'Fe 1',       5166.28200,  -4.195,  0.0000,  4.0,  2.3992,  5.0,  1.500,  1.400,  1.450, 3.610,-6.320,-7.840, 0.950,
+  LS                                                                   3d6.4s2 a5D
+  LS                                                     3d6.(5D).4s.4p.(3P*) z7D*
+'_          Fe I             1 wl:K14   1 gf:BWL   1 K14   1 K14   1 K14   1 K14   1 K14   1 K14   1 K14    Fe'
+'Mg 1',       5183.60420,  -0.239,  2.7166,  2.0,  5.1078,  1.0,  1.500,  2.000,  1.250, 8.020,-5.420,730.239, 0.970,
+'  LS                                                                         3s.3p 3P*'
+'  LS                                                                          3s.4s 3S'
+'_      B   Mg I             2 wl:K10   2 gf:K10   2 K10   2 K10   2 K10   2 K10   2 K10   3 BA-J   2 K10    Mg'
+'Ba 2',       5190.00000,  -1.000,  1.8480,  1.5,  4.2000,  2.5, 99.000, 99.000, 99.000, 0.000, 0.000, 0.000, 0.100,
+'  LS                                                                              5d 2D'
+'  LS                                                                             6p 2P*'
+'_          Ba II            4 wl:MW    4 gf:MW    4 MW    4 MW    4 MW    4 MW    4 MW    4 MW    4 MW    (137)Ba+'
+'CN 1',       5170.00000,  -3.000,  0.5000,  4.5,  2.8980,  5.5, 99.000, 99.000, 99.000, 0.000, 0.000, 0.000, 0.100,
 '  Hb                                                                   X'
 '  Hb                                                                   A'
-'_   CH          2 wl:Mas'
+'_          CN               5 wl:Bro   5 gf:Bro   5 Bro   5 Bro   5 Bro   5 Bro   5 Bro   5 Bro   5 Bro    (13)CN'
+'04000G45.KRZ',
+'H :  0.92','He: -1.11','Li:-10.88','Be:-10.89','B : -9.44','C : -3.48','N : -3.99',
+'Es:-20.00','END'
 {footnote}
-References:
+ References:
+  1. Kurucz obs. energy level: Fe 1
+  3. Barklem, Anstee & O'Mara broadening
 """
 SCALED = "* oscillator strengths were scaled by the solar isotopic ratios."
+UNSCALED = "* oscillator strengths were NOT scaled by the solar isotopic ratios."
 
 
 def write(tmp_path, text, name="list.txt"):
@@ -51,7 +59,7 @@ def write(tmp_path, text, name="list.txt"):
 
 def test_vald_long_format(tmp_path):
     lines = read_vald(write(tmp_path, VALD.format(footnote=SCALED)))
-    np.testing.assert_array_equal(lines.species, [2600, 10600, 1200, 300])
+    np.testing.assert_array_equal(lines.species, [2600, 60700, 1200, 5601])
     air = np.array([5166.2820, 5170.0, 5183.6042, 5190.0])
     np.testing.assert_allclose(lines.wavelength, air_to_vacuum(air), rtol=1e-12)
     np.testing.assert_allclose(lines.loggf, [-4.195, -3.0, -0.239, -1.0])
@@ -65,15 +73,23 @@ def test_vald_long_format(tmp_path):
 
 def test_vald_isotopes_are_scaled_once(tmp_path):
     scaled = read_vald(write(tmp_path, VALD.format(footnote=SCALED)))
-    unscaled = read_vald(write(tmp_path, VALD.format(footnote="")))
+    unscaled = read_vald(write(tmp_path, VALD.format(footnote=UNSCALED)))
     difference = unscaled.loggf - scaled.loggf
-    np.testing.assert_allclose(difference, [0, 0, 0, np.log10(0.9241)], atol=1e-9)
+    expected = [0, np.log10(0.0107), 0, np.log10(0.11232)]
+    np.testing.assert_allclose(difference, expected, atol=1e-4)
+
+
+def test_vald_list_of_one_element_without_depths_or_footnote(tmp_path):
+    """An "extract element" answer: no first line, no depth, nothing said of isotopes."""
+    rows = VALD.replace(" 0.950,", "").splitlines()[1:7]
+    lines = read_vald(write(tmp_path, "\n".join(rows).replace("Spec Ion", "Elm Ion ")))
+    assert (lines.species.tolist(), lines.loggf.tolist()) == ([2600], [-4.195])
 
 
 def test_vald_vacuum_and_wavenumber_energies(tmp_path):
     text = VALD.format(footnote=SCALED).replace("WL_air(A)", "WL_vac(A)")
     assert read_vald(write(tmp_path, text)).wavelength[0] == 5166.2820
-    text = text.replace("E_low(eV)", "E_low(cm-1)").replace("2.7166", "21911.18")
+    text = text.replace("E_low(eV)", "E_low(cm^-1)").replace("2.7166", "21911.18")
     assert read_vald(write(tmp_path, text)).e_low[2] == pytest.approx(2.7166, abs=1e-4)
 
 
@@ -85,6 +101,7 @@ def test_vald_vacuum_and_wavenumber_energies(tmp_path):
         ("-0.239,", "xx,", r"line 8: ' *xx' is not a number|line 8: 'xx' is not a number"),
         ("'Mg 1'", "'Qq 1'", "line 8: species 'Qq 1'"),
         ("WL_air(A)", "WL_air(nm)", "line 3: wavelengths must be in Angstrom"),
+        (SCALED, "", "line 15: an isotope, but no footnote"),
     ],
 )
 def test_broken_vald_names_file_and_line(tmp_path, old, new, message):

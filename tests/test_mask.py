@@ -6,40 +6,64 @@ import pytest
 from stellarfit.mask import find_mismatch
 
 
+def lines(num: int, every: int = 40, width: float = 3.0) -> np.ndarray:
+    """Sensitivity of a spectrum with lines of one kind."""
+    offset = (np.arange(num) + every // 2) % every - every // 2
+    return -np.exp(-0.5 * (offset / width) ** 2)
+
+
 def test_good_residuals_are_left_alone():
     residual = np.random.default_rng(0).normal(size=5000) * 0.01
-    found = find_mismatch(residual, np.full(5000, 1e-4))
-    assert found.variance == 0
-    assert np.mean(found.weight < 1) < 0.02 and found.weight.min() > 0.3
-    assert np.mean(found.weight) > 0.995
+    found = find_mismatch(residual, np.full(5000, 1e-4), lines(5000))
+    assert found.scatter == 0
+    assert np.all(found.variance == 0)
+    assert np.mean(found.weight < 1) < 0.06 and found.weight.min() > 0.2
+    assert np.mean(found.weight) > 0.98
 
 
-def test_excess_scatter_is_measured_and_added():
+def test_scatter_of_line_strengths_is_measured():
+    """Each line wrong by its own amount, drawn from the Student t that the rule assumes."""
     rng = np.random.default_rng(1)
-    residual = rng.normal(size=20_000) * np.hypot(0.01, 0.03)
-    found = find_mismatch(residual, np.full(20_000, 1e-4))
-    assert np.sqrt(found.variance) == pytest.approx(0.03, rel=0.03)
+    change = 0.1 * rng.standard_t(4, size=1000)
+    residual = np.repeat(change, 40) * np.roll(lines(40_000), 20) + 0.003 * rng.normal(size=40_000)
+    found = find_mismatch(residual, np.full(40_000, 9e-6), np.roll(lines(40_000), 20))
+    assert found.scatter == pytest.approx(0.1, rel=0.1)
+    assert found.variance[20] > 100 * found.variance[0]  # lines bear it, the continuum does not
+
+
+def test_errors_do_not_fall_with_the_pixel_size():
+    """Information on a line, summed over its pixels, with pixels of two sizes."""
+    information = []
+    for fineness in (1, 4):
+        sensitivity = lines(4000 * fineness, 40 * fineness, 3.0 * fineness)
+        change = np.repeat(0.1 * np.random.default_rng(2).normal(size=100), 40 * fineness)
+        change = np.roll(change, -20 * fineness)
+        found = find_mismatch(
+            change * sensitivity, np.full(len(change), 1e-6 * fineness), sensitivity
+        )
+        weight = found.inverse_variance(np.full(len(change), 1e-6 * fineness))
+        information.append(np.sum(weight * sensitivity**2))
+    assert information[1] == pytest.approx(information[0], rel=0.1)
 
 
 def test_a_missing_line_loses_its_pull():
     rng = np.random.default_rng(2)
     residual = rng.normal(size=1000) * 0.01
     residual[500:510] -= 0.5
-    found = find_mismatch(residual, np.full(1000, 1e-4))
+    found = find_mismatch(residual, np.full(1000, 1e-4), np.zeros(1000))
     inflated = np.abs(residual) * np.sqrt(found.inverse_variance(np.full(1000, 1e-4)))
-    assert inflated.max() == pytest.approx(2.5)
-    assert np.all(found.weight[500:510] < 0.003)
+    assert inflated.max() == pytest.approx(2.0)
+    assert np.all(found.weight[500:510] < 0.002)
     pull = found.weight * np.abs(residual) / 0.01
-    assert pull[500:510].max() < 0.15
+    assert pull[500:510].max() < 0.1
 
 
 def test_weights_enter_the_variance_that_the_fit_uses():
-    residual = np.r_[np.full(50, 0.01), np.full(50, -0.01), 1.0]
-    variance = np.full(101, 1e-4)
-    found = find_mismatch(residual, variance)
+    sensitivity = lines(400)
+    residual = 0.2 * sensitivity * np.random.default_rng(3).choice([-1, 1], 400)
+    variance = np.full(400, 1e-6)
+    found = find_mismatch(residual, variance, sensitivity)
+    assert found.scatter > 0
     np.testing.assert_allclose(
-        found.inverse_variance(variance), found.weight / (1e-4 + found.variance)
-    )
-    np.testing.assert_allclose(
-        found.inverse_variance(variance, 3.0), found.weight / (1e-4 + 3 * found.variance)
+        found.inverse_variance(variance), found.weight / (variance + found.variance)
     )

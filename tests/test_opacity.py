@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emulators.physics import continuum
+from emulators.physics import continuum, data_path
 from emulators.physics.abundances import SOLAR_SCALES
 from emulators.physics.chemistry import CODES, EquilibriumTables, equilibrium
 from emulators.physics.constants import BOHR_RADIUS, BOLTZMANN, BOLTZMANN_EV
 from emulators.physics.continuum import MetalEdges, continuous_opacity
-from emulators.physics.synthesizer import data_path
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from stellarfit.sampling import BACKENDS, sample
 from stellarfit.sampling.base import run
 from stellarfit.sampling.diagnostics import e_bfmi, ess, judge, r_hat
 from stellarfit.sampling.sample import make_sampler
+from stellarfit.sampling.target import make_target
 
 
 class Gaussian(eqx.Module):
@@ -121,6 +122,65 @@ def test_no_draw_leaves_the_box(posteriors, found):
     for posterior in posteriors.values():
         assert np.all(posterior.samples > np.asarray(prior.lower))
         assert np.all(posterior.samples < np.asarray(prior.upper))
+
+
+def whitened(found, curvature, origin):
+    """A target whose density is the expansion alone, in the prior box of a fit."""
+    target = make_target(found, jax.random.key(0))
+    values = np.asarray(found.problem.prior.values(found.laplace.mode))
+    covariance = np.linalg.inv(curvature)
+    order = np.arange(len(values))
+    return eqx.tree_at(
+        lambda t: (t.origin, t.order, t.scale, t.expanded_at, t.pull, t.curvature),
+        target,
+        tuple(
+            jnp.asarray(array)
+            for array in (
+                origin, order, np.linalg.cholesky(covariance), origin, 0 * origin, curvature
+            )
+        ),
+    )  # fmt: skip
+
+
+def test_volume_of_the_coordinates_is_their_jacobian(found):
+    target = make_target(found, jax.random.key(0))
+    z = jnp.asarray(np.random.default_rng(0).normal(size=len(found.names)) * 2)
+    values, log_volume = target._build_up(z)
+    matrix = jax.jacfwd(target.values)(z)
+    assert float(log_volume) == pytest.approx(np.linalg.slogdet(matrix)[1], abs=1e-8)
+    density = found.problem.log_likelihood(values) + found.problem.prior.log_density(values)
+    assert float(target(z)) == pytest.approx(float(density + log_volume), rel=1e-12)
+
+
+class Expansion(eqx.Module):
+    target: Any
+
+    def __call__(self, z):
+        return self.target.expansion(z)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_ridge_that_runs_into_an_edge_has_no_wall(found, backend):
+    """Two labels tied at 0.999, one on its edge: the case that made chains diverge."""
+    prior = found.problem.prior
+    lower, width = np.asarray(prior.lower), np.asarray(prior.upper - prior.lower)
+    correlation = np.eye(len(width))
+    correlation[0, 1] = correlation[1, 0] = 0.999
+    sigma = np.where(np.arange(len(width)) < 2, 0.05, 0.01) * width
+    origin = lower + np.where(np.arange(len(width)) == 0, 1e-3, 0.5) * width
+    target = whitened(found, np.linalg.inv(correlation * sigma * sigma[:, None]), origin)
+    start = jax.random.normal(jax.random.key(1), (4, len(width)), jnp.float64)
+    chains = run(
+        make_sampler(backend), Expansion(target), start, jax.random.key(2),
+        num_warmup=40, num_samples=1000,
+    )  # fmt: skip
+    samples = np.asarray(jax.vmap(jax.vmap(target.values))(jnp.asarray(chains.draws.position)))
+    assert not chains.draws.diverging.any()
+    assert np.all(r_hat(samples) < 1.01)
+    # Half a Gaussian, cut off at the edge; the other label follows it.
+    half = np.sqrt(2 / np.pi) * sigma[0]
+    assert samples[..., 0].mean() - origin[0] == pytest.approx(half, rel=0.08)
+    assert samples[..., 1].mean() - origin[1] == pytest.approx(half * sigma[1] / sigma[0], rel=0.08)
 
 
 def test_seeds_are_recorded_and_reproduce(posteriors, found, emulator):

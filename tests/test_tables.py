@@ -3,11 +3,15 @@
 from importlib import resources
 
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import qmc
 
 from emulators.physics import build_atmospheres, build_hydrogen, build_metal_bf
 from emulators.physics.abundances import ATOMIC_WEIGHTS
+from emulators.physics.atmosphere import AtmosphereGrid
 from emulators.physics.constants import ATOMIC_MASS, BOLTZMANN, BOLTZMANN_EV, PLANCK
 from emulators.physics.linelist import LineList
 
@@ -59,6 +63,17 @@ def test_atmospheres_are_in_hydrostatic_equilibrium(which):
     assert np.percentile(np.abs(difference), 99) < bound
     if which == "published":
         assert np.all(np.diff(grid["temperature"][choose], axis=1)[:, 20:50] > 0)
+
+
+def test_interpolated_atmospheres_grow_heavier_inwards():
+    # Near the Eddington limit the deepest layers of the nodes lie so close together that their
+    # logarithms, interpolated, cross.
+    with resources.as_file(resources.files("emulators.physics") / "data/atmospheres.h5") as file:
+        grid = AtmosphereGrid.load(file).cover((4000.0, 1.0, -2.5), (7000.0, 5.0, 0.5))
+    stars = qmc.Sobol(3, rng=np.random.default_rng(0)).random(2**15)
+    stars = jnp.asarray([4000.0, 1.0, -2.5] + stars * [3000.0, 4.0, 3.0])
+    mass = jax.lax.map(lambda star: grid(*star).column_mass, stars, batch_size=256)
+    assert np.diff(np.asarray(mass, np.float64), axis=1).min() > 0
 
 
 def test_extrapolation_of_atmospheres_is_as_good_as_stated():

@@ -24,8 +24,10 @@ class AtmosphereGrid(eqx.Module):
     """A rectangular grid of model atmospheres in (teff, logg, [M/H]).
 
     Interpolation is a C1 cubic in each of the three directions, layer by layer at equal Rosseland
-    depth, of ln T, ln P_gas and ln(column mass): fluxes are then smooth in the labels, which an
-    emulator that learns them and a sampler that differentiates them both need.
+    depth, of ln T, ln P_gas and the logarithm of the mass between layers: fluxes are then smooth in
+    the labels, which an emulator that learns them and a sampler that differentiates them both
+    need. (The column mass itself may overshoot between nodes: near the Eddington limit, 7000 K at
+    log g 1, its deepest layers lie so close that it turned round in one star in 1,800.)
     """
 
     teff: Float[Array, " teff"]
@@ -38,24 +40,20 @@ class AtmosphereGrid(eqx.Module):
     def load(cls, path: str | Path) -> "AtmosphereGrid":
         """Read a grid file (`atmospheres.h5`, or one made by `atmosphere_readers`)."""
         with h5py.File(path) as file:
-            structure = np.stack(
-                [
-                    np.log(file["temperature"][()].astype(float)),
-                    file["log_gas_pressure"][()].astype(float) * np.log(10.0),
-                    file["log_column_mass"][()].astype(float) * np.log(10.0),
-                ],
-                axis=3,
-            )
+            temperature = file["temperature"][()].astype(float)
+            pressure = 10.0 ** file["log_gas_pressure"][()].astype(float)
+            mass = np.diff(10.0 ** file["log_column_mass"][()].astype(float), prepend=0.0)
             axes = [jnp.asarray(file[name][()]) for name in ("teff", "logg", "fe_h")]
             available = file["available"][()] | file["filled"][()]
-        rises = np.diff(structure[:, :, :, 2], axis=-1).min(axis=-1) > 0
+        rises = mass.min(axis=-1) > 0
         if not rises[available].all():
             raise InputError(
                 f"{path}: the column mass of {np.sum(available & ~rises)} models does not rise "
                 "inwards; the file is not a usable atmosphere grid"
             )
         # nodes without a model are never read: `cover` refuses a box that needs one
-        structure = jnp.asarray(np.nan_to_num(structure))
+        values = np.stack([temperature, pressure, mass], axis=3)
+        structure = jnp.asarray(np.log(np.where(values > 0, values, 1.0)))
         return cls(axes[0], axes[1], axes[2], structure, available)
 
     def cover(
@@ -102,8 +100,8 @@ class AtmosphereGrid(eqx.Module):
             rows = start + jnp.arange(4)
             block = jnp.tensordot(weights, block[jnp.clip(rows, 0, nodes.shape[0] - 1)], 1)
             outside |= (value < nodes[0]) | (value > nodes[-1])
-        ln_t, ln_p, ln_m = jnp.where(outside, jnp.nan, block)
-        return Atmosphere(jnp.exp(ln_t), jnp.exp(ln_p), jnp.exp(ln_m))
+        temperature, pressure, mass = jnp.exp(jnp.where(outside, jnp.nan, block))
+        return Atmosphere(temperature, pressure, jnp.cumsum(mass))
 
 
 def _cubic_weights(nodes: Float[Array, " node"], value: Float[Array, ""]) -> tuple[Array, Array]:

@@ -56,10 +56,18 @@ class ModelAtmosphere(NamedTuple):
     log_column_mass: np.ndarray
 
 
-class _Lines:
-    """Lines of one file with their numbers, for errors that name file and line."""
+class ModelText:
+    """The lines of one model, for errors that name file and line.
 
-    def __init__(self, text: Sequence[str], name: str, first: int = 1):
+    Parameters
+    ----------
+    text
+        The lines.
+    name, first
+        File name and number of the first line.
+    """
+
+    def __init__(self, text: Sequence[str], name: str = "model", first: int = 1):
         self.text, self.name, self.first = text, name, first
 
     def fail(self, index: int, problem: str) -> InputError:
@@ -91,23 +99,14 @@ class _Lines:
         return values
 
 
-def _positive_log(lines: _Lines, start: int, values: np.ndarray, what: str) -> np.ndarray:
+def _positive_log(lines: ModelText, start: int, values: np.ndarray, what: str) -> np.ndarray:
     if (values <= 0).any():
         raise lines.fail(start + int(np.argmax(values <= 0)), f"{what} is not positive")
     return np.log10(values)
 
 
-def read_marcs(text: Sequence[str], name: str = "MARCS model", first: int = 1) -> ModelAtmosphere:
-    """A MARCS model in its `.mod` text form (Gustafsson et al. 2008).
-
-    Parameters
-    ----------
-    text
-        The lines of the file.
-    name, first
-        File name and number of the first line, for error messages.
-    """
-    lines = _Lines(text, name, first)
+def read_marcs(lines: ModelText) -> ModelAtmosphere:
+    """A MARCS model in its `.mod` text form (Gustafsson et al. 2008)."""
     teff = lines.number(lines.find(r"Teff"))
     gravity_line = lines.find(r"[Gg]ravity")
     logg = np.log10(lines.number(gravity_line))
@@ -138,20 +137,12 @@ def read_marcs(text: Sequence[str], name: str = "MARCS model", first: int = 1) -
     )
 
 
-def read_atlas9(text: Sequence[str], name: str = "ATLAS9 model", first: int = 1) -> ModelAtmosphere:
+def read_atlas9(lines: ModelText) -> ModelAtmosphere:
     """An ATLAS9 model in the form READ DECK6 (Kurucz 1993; Castelli & Kurucz 2003).
 
     The metallicity is the logarithm of ABUNDANCE SCALE. The Rosseland depth is the integral of
     ABROSS over RHOX, which starts as ABROSS times RHOX in the first layer.
-
-    Parameters
-    ----------
-    text
-        The lines of the file.
-    name, first
-        File name and number of the first line, for error messages.
     """
-    lines = _Lines(text, name, first)
     head = lines.find(r"^\s*TEFF")
     teff, logg = lines.number(head, 1), lines.number(head, 3)
     scale = lines.number(lines.find(r"ABUNDANCE SCALE"), 2)
@@ -188,9 +179,9 @@ def read_model(path: str | os.PathLike[str]) -> ModelAtmosphere:
     except OSError as error:
         raise InputError(f"model atmosphere {path}: cannot be read ({error.strerror})") from None
     if any("READ DECK6" in line for line in text):
-        return read_atlas9(text, str(path))
+        return read_atlas9(ModelText(text, str(path)))
     if any("lgTauR" in line for line in text):
-        return read_marcs(text, str(path))
+        return read_marcs(ModelText(text, str(path)))
     raise InputError(
         f"{path}, line 1: neither a MARCS .mod file (no 'lgTauR' table) nor an ATLAS9 model "
         "(no 'READ DECK6')"

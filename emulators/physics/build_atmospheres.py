@@ -16,6 +16,7 @@ import numpy as np
 from emulators.physics.atmosphere_readers import (
     QUANTITIES,
     ModelAtmosphere,
+    ModelText,
     grid_of_models,
     read_marcs,
 )
@@ -62,9 +63,9 @@ def read_models(folder: Path) -> tuple[list[ModelAtmosphere], dict[str, int]]:
         if not (TEFF_RANGE[0] <= teff <= TEFF_RANGE[1] and LOGG_RANGE[0] <= logg <= LOGG_RANGE[1]):
             counts["outside"] += 1
             continue
-        block = text[start - 1 : stop - 1]
+        block = ModelText(text[start - 1 : stop - 1], name, start)
         try:
-            model = read_marcs(block, name, start)
+            model = read_marcs(block)
         except ValueError as error:
             print(f"left out: {error}")
             counts["unreadable"] += 1

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from emulators.physics.abundances import ATOMIC_WEIGHTS
 from emulators.physics.chemistry import Equilibrium, EquilibriumTables
 from emulators.physics.constants import (
     ATOMIC_MASS,
@@ -55,7 +56,7 @@ class HydrogenLines(eqx.Module):
         log_gamma, exponent = abo_width(
             table["self_cross_section"][near],
             table["self_exponent"][near],
-            np.full(int(near.sum()), 1.008),
+            np.full(int(near.sum()), ATOMIC_WEIGHTS[0]),
         )
         return cls(
             wavelength=jnp.asarray(table["wavelength"][near]),
@@ -116,7 +117,7 @@ class HydrogenLines(eqx.Module):
             * gas.atoms[0, 0]
             + _RADIATIVE
         )
-        velocity = jnp.sqrt(2.0 * BOLTZMANN * temperature / (1.008 * ATOMIC_MASS))
+        velocity = jnp.sqrt(2.0 * BOLTZMANN * temperature / (ATOMIC_WEIGHTS[0] * ATOMIC_MASS))
         doppler = velocity / (self.wavelength[line] * 1e-8)  # Hz
         damping = gamma / (4.0 * np.pi * doppler)
         ratio = jnp.log(wavelength / self.wavelength[line])

@@ -1,18 +1,17 @@
 """Which share of an element, or of a molecule, an isotopic line belongs to."""
 
 from functools import cache
-from importlib import resources
 
 import h5py
 
 from emulators.errors import InputError
+from emulators.physics import data_path
 
 
 @cache
 def isotopic_fractions() -> dict[tuple[int, int], float]:
     """Number fraction of each isotope by (atomic number, mass number): terrestrial, IUPAC 1997."""
-    path = resources.files("emulators.physics").joinpath("data").joinpath("chemistry.h5")
-    with resources.as_file(path) as file, h5py.File(file, "r") as h5:
+    with h5py.File(data_path("chemistry.h5")) as h5:
         numbers, masses = h5["isotope_number"][()], h5["isotope_mass"][()]
         fractions = h5["isotope_fraction"][()]
     return {(int(z), int(a)): float(f) for z, a, f in zip(numbers, masses, fractions, strict=True)}

@@ -15,7 +15,6 @@ Conventions
 
 import os
 from functools import cache
-from importlib import resources
 
 import equinox as eqx
 import h5py
@@ -24,6 +23,7 @@ from jaxtyping import Float, Int
 from scipy.special import gamma as gamma_function
 
 from emulators.errors import InputError
+from emulators.physics import data_path
 from emulators.physics.abundances import ATOMIC_WEIGHTS
 from emulators.physics.constants import (
     ATOMIC_MASS,
@@ -58,9 +58,8 @@ _EV_ANGSTROM = HC_OVER_K * BOLTZMANN_EV  # h c
 @cache
 def ionization_energies() -> np.ndarray:
     """Energies [93, 3] (eV) of neutral, singly and doubly charged atoms by Z; NaN for none."""
-    path = resources.files("emulators.physics").joinpath("data").joinpath("chemistry.h5")
     energies = np.full((93, 3), np.nan)
-    with resources.as_file(path) as file, h5py.File(file, "r") as h5:
+    with h5py.File(data_path("chemistry.h5")) as h5:
         energies[1:] = h5["ionization_energy"][()]
     return energies
 

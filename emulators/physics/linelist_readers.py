@@ -9,12 +9,15 @@ raises `InputError` with the file's name and the line's number.
 import gzip
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from emulators.errors import InputError
-from emulators.physics.abundances import SYMBOLS
+from emulators.physics.abundances import ATOMIC_WEIGHTS, SYMBOLS
 from emulators.physics.constants import ATOMIC_MASS, BOLTZMANN
 from emulators.physics.isotopes import isotopic_fraction
 from emulators.physics.linelist import LineList
@@ -22,6 +25,8 @@ from emulators.wavelength import air_to_vacuum
 
 _NUMBER = {symbol: z for z, symbol in enumerate(SYMBOLS, start=1)}
 _EV_PER_WAVENUMBER = 1.239841984e-4
+_Isotopes = tuple[tuple[int, int], ...]  # Z and mass number of each atom; 0 for the natural mix
+_Result = TypeVar("_Result")
 
 
 def _read(path: str | os.PathLike[str]) -> list[str]:
@@ -49,6 +54,16 @@ def _floats(path: str | os.PathLike[str], row: int, words: list[str]) -> list[fl
     return values
 
 
+def _species(
+    path: str | os.PathLike[str], row: int, code: str, parse: Callable[[str], _Result]
+) -> _Result:
+    """What `parse` makes of a format's notation of a species."""
+    try:
+        return parse(code)
+    except (ValueError, KeyError, IndexError):
+        raise _fail(path, row, f"species {code.strip()!r} is not understood") from None
+
+
 def _is_number(word: str) -> bool:
     try:
         float(word.replace("D", "E").replace("d", "e"))
@@ -69,7 +84,7 @@ class _Rows:
         self,
         wavelength: float,
         species: int,
-        isotopes: tuple[tuple[int, int], ...],
+        isotopes: _Isotopes,
         e_low: float,
         loggf: float,
         gamma_rad: float = 0.0,
@@ -98,38 +113,44 @@ class _Rows:
 # --- VALD -----------------------------------------------------------------------------------
 
 
-def _vald_species(name: str) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """Species code and isotopes of a name such as 'Fe 2', 'CH 1' or '(7)Li 1'."""
-    match = re.fullmatch(r"\s*([A-Za-z0-9()+]+)\s+(\d+)\s*", name)
-    if match is None:
-        raise ValueError(name)
-    formula, stage = match.group(1), int(match.group(2))
+def _atoms(formula: str) -> _Isotopes:
+    """The atoms of a formula such as 'Fe', 'C2', '(7)Li' or '(12)C(14)N', lightest first."""
+    if re.fullmatch(r"((\(\d+\))?[A-Z][a-z]?\d*)+", formula) is None:
+        raise ValueError(formula)
     atoms: list[tuple[int, int]] = []
-    position = 0
-    for part in re.finditer(r"(?:\((\d+)\))?([A-Z][a-z]?)(\d*)", formula):
-        if part.start() != position:
-            raise ValueError(name)
-        position = part.end()
-        atom = (_NUMBER[part.group(2)], int(part.group(1) or 0))
-        atoms += [atom] * int(part.group(3) or 1)
-    if position != len(formula) or len(atoms) > 2 or stage < 1:
-        raise ValueError(name)
-    if len(atoms) == 1:
-        return 100 * atoms[0][0] + stage - 1, tuple(atoms)
-    if stage != 1:
-        raise ValueError(name)
-    first, second = sorted(atoms)
-    return 100 * (100 * first[0] + second[0]), (first, second)
+    for mass, symbol, count in re.findall(r"(?:\((\d+)\))?([A-Z][a-z]?)(\d*)", formula):
+        atoms += [(_NUMBER[symbol], int(mass or 0))] * int(count or 1)
+    return tuple(sorted(atoms))
+
+
+def _vald_species(name: str) -> tuple[int, _Isotopes]:
+    """Species code and atoms of a name such as 'Fe 2' or 'CH 1'."""
+    formula, stage = name.split()
+    atoms, charge = _atoms(formula), int(stage) - 1
+    if len(atoms) == 1 and charge >= 0:
+        return 100 * atoms[0][0] + charge, atoms
+    if len(atoms) == 2 and charge == 0:
+        return 100 * (100 * atoms[0][0] + atoms[1][0]), atoms
+    raise ValueError(name)
+
+
+def _vald_isotopes(label: str, atoms: _Isotopes) -> _Isotopes:
+    """Isotopes in the label of a transition: 'Fe+', '(137)Ba+', '(48)TiO'."""
+    isotopes = _atoms(label.partition("+")[0])
+    if [z for z, _ in isotopes] != [z for z, _ in atoms]:
+        raise ValueError(label)
+    return isotopes
 
 
 def read_vald(path: str | os.PathLike[str]) -> LineList:
-    """An "extract stellar" answer of VALD3 in the long format.
+    """An "extract stellar", "extract all" or "extract element" answer of VALD3, long format.
 
-    Each transition takes four lines; the first has species, wavelength, log gf, E_low, J, E_up, J,
-    three Lande factors, log damping (radiative, Stark, van der Waals) and central depth. The
-    header says whether wavelengths are air or vacuum and energies eV or 1/cm. VALD scales log gf
-    by the isotopic fractions unless told otherwise; a list without the footnote that says so is
-    scaled here.
+    Each transition takes four lines. The first has species, wavelength, log gf, E_low, J, E_up, J,
+    three Lande factors, log damping (radiative, Stark, van der Waals) and, in "extract stellar",
+    central depth; two describe the levels, in quotes or not; the last cites references and ends
+    with the species, its isotopes among it. The header says whether wavelengths are air or vacuum
+    and energies eV or 1/cm. A footnote says whether VALD has scaled log gf by the isotopic
+    fractions; where it has not, that is done here.
     """
     text = _read(path)
     header = next((row for row, line in enumerate(text) if "WL_" in line), None)
@@ -145,26 +166,30 @@ def read_vald(path: str | os.PathLike[str]) -> LineList:
         raise _fail(path, header, "wavelengths must be in Angstrom, as 'WL_air(A)' or 'WL_vac(A)'")
     rows = _Rows(path, "vacuum" if "WL_vac" in title else "air")
     energy_unit = 1.0 if "E_low(eV)" in title else _EV_PER_WAVENUMBER
-    scaled = any("scaled by the solar isotopic ratios" in line for line in text)
+    scaled = any("were scaled by the solar isotopic ratios" in line for line in text)
+    unscaled = any("NOT scaled by the solar isotopic ratios" in line for line in text)
     for row in range(header + 1, len(text)):
         line = text[row]
         match = re.match(r"\s*'([^']+)'\s*,(.*)", line)
-        if match is None:
-            if line.lstrip().startswith("'") or not line.strip():
-                continue  # level descriptions and references
-            break  # the footnotes
-        if len(match.group(2).split(",")) < 12:
-            continue  # a reference line: quotes and commas, but no numbers
+        if match is None or len(match.group(2).split(",")) < 12:
+            continue  # levels, references, footnotes, the model's abundances
         values = _floats(path, row, match.group(2).split(",")[:12])
-        try:
-            species, isotopes = _vald_species(match.group(1))
-        except (ValueError, KeyError):
-            raise _fail(path, row, f"species {match.group(1)!r} is not understood") from None
+        species, atoms = _species(path, row, match.group(1), _vald_species)
+        if row + 3 >= len(text):
+            raise _fail(path, row, "file ends within the four lines of a transition")
+        isotopes = ()
+        if not scaled:
+            label = re.split(r"[\s']", text[row + 3].rstrip(" '"))[-1]
+            isotopes = _species(path, row + 3, label, partial(_vald_isotopes, atoms=atoms))
+            if any(mass for _, mass in isotopes) and not unscaled:
+                raise _fail(
+                    path, row + 3, "an isotope, but no footnote says whether log gf is scaled by it"
+                )
         wavelength, loggf, e_low, _, _, _, _, _, _, rad, stark, vdw = values
         rows.add(
             wavelength,
             species,
-            () if scaled else isotopes,
+            isotopes,
             e_low * energy_unit,
             loggf,
             10**rad if rad else 0.0,
@@ -177,7 +202,7 @@ def read_vald(path: str | os.PathLike[str]) -> LineList:
 # --- Turbospectrum --------------------------------------------------------------------------
 
 
-def _turbospectrum_species(code: str, stage: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+def _turbospectrum_species(code: str, stage: int) -> tuple[int, _Isotopes]:
     """Species code and isotopes of a code such as '26.000', '3.007' or '607.012014'."""
     whole, _, decimals = code.strip().partition(".")
     number, decimals = int(whole), decimals.ljust(3, "0")
@@ -216,10 +241,8 @@ def read_turbospectrum(path: str | os.PathLike[str], *, medium: str = "air") -> 
         if match is None:
             raise _fail(path, row, "a block header was expected: 'code', stage, number of lines")
         stage, count = int(match.group(2)), int(match.group(3))
-        try:
-            species, isotopes = _turbospectrum_species(match.group(1), stage)
-        except ValueError:
-            raise _fail(path, row, f"species {match.group(1)!r} is not understood") from None
+        understand = partial(_turbospectrum_species, stage=stage)
+        species, isotopes = _species(path, row, match.group(1), understand)
         for index in range(row + 2, row + 2 + count):
             if index >= len(text):
                 raise _fail(path, len(text) - 1, f"file ends before the {count} lines announced")
@@ -241,7 +264,7 @@ def read_turbospectrum(path: str | os.PathLike[str], *, medium: str = "air") -> 
 # --- MOOG -----------------------------------------------------------------------------------
 
 
-def _moog_species(code: str) -> tuple[int, tuple[tuple[int, int], ...]]:
+def _moog_species(code: str) -> tuple[int, _Isotopes]:
     """Species code and isotopes of a code such as '26.1', '56.1137' or '106.00112'."""
     whole, _, decimals = code.strip().partition(".")
     number, charge = int(whole), int((decimals or "0")[0])
@@ -265,7 +288,7 @@ def _moog_vdw(value: float) -> float:
         return 0.0
     value = 10.0**value if value < 0 else value
     if value < 1e-15:
-        speed = np.sqrt(8 * BOLTZMANN * 1e4 / (np.pi * 1.008 * ATOMIC_MASS))
+        speed = np.sqrt(8 * BOLTZMANN * 1e4 / (np.pi * ATOMIC_WEIGHTS[0] * ATOMIC_MASS))
         return float(np.log10(17.0 * value**0.4 * speed**0.6))
     if value < 1e-4:
         return float(np.log10(value))
@@ -302,10 +325,7 @@ def read_moog(path: str | os.PathLike[str], *, medium: str = "air") -> LineList:
                 raise _fail(path, row, "fewer than four columns")
             extra = extra if _is_number(extra) else "0"
         wavelength, _, e_low, loggf, damping = _floats(path, row, [*words, extra])
-        try:
-            species, isotopes = _moog_species(words[1])
-        except ValueError:
-            raise _fail(path, row, f"species {words[1].strip()!r} is not understood") from None
+        species, isotopes = _species(path, row, words[1], _moog_species)
         vdw = _moog_vdw(damping) if species < 10000 else 0.0
         rows.add(wavelength, species, isotopes, e_low, loggf, vdw=vdw)
     return rows.lines()

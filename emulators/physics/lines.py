@@ -1,8 +1,8 @@
 """Line opacity: thousands of Voigt profiles on a wavelength grid, layer by layer.
 
 Only the pixels near a line are computed. How far "near" is depends on the line's strength: where
-its opacity falls below a stated fraction of the continuum in every probe atmosphere (the corners
-of the label box), it is cut. The grid is cut into tiles, and every tile gets the list of lines
+its depth falls below a stated fraction of the continuum in every probe atmosphere (the corners of
+the label box), it is cut. The grid is cut into tiles, and every tile gets the list of lines
 whose cores or whose wings touch it, so that the whole sum is a few loops over dense arrays that a
 GPU or a vector CPU runs at full speed, and nothing is ever scattered.
 """
@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from emulators.physics.abundances import ATOMIC_WEIGHTS
 from emulators.physics.chemistry import CODES, MASSES, Equilibrium, EquilibriumTables
@@ -36,6 +36,7 @@ _GROUPS = 6  # tiles with about as many lines as each other are computed togethe
 # Farther from a line than this in ln(wavelength), 8 Doppler widths of the lightest elements in
 # the hottest layers, only its Lorentz wing is left, which costs a tenth of the full profile.
 _CORE = 1.2e-4
+_BISECTIONS = 6  # for the end of a line's core, to a hundredth of its width
 # van der Waals broadening by He and H2 relative to H, from polarisability and reduced mass
 _HELIUM, _H2 = 0.41, 0.85
 
@@ -308,27 +309,40 @@ class LineOpacity(eqx.Module):
 def line_reach(
     profiles: Profiles,
     continuum: Float[Array, "layer line"],
-    visible: Bool[Array, " layer"],
+    weight: Float[Array, " layer"],
     cut: float,
 ) -> Float[Array, " line"]:
-    """Distance [ln wavelength] at which each line falls below `cut` of the continuum.
+    """Distance [ln wavelength] at which each line is no deeper than `cut` of the continuum's flux.
+
+    While a line is weak, its depth is at most the mean over the atmosphere of its opacity over the
+    continuum's, weighted with exp(-tau) dtau: where its core is or a distant wing, a line is weak.
 
     Parameters
     ----------
     continuum
         Continuous opacity at each line's wavelength [cm^2/g].
-    visible
-        True where a layer is high enough for its lines to be seen (continuum optical depth < 5).
+    weight
+        exp(-tau) dtau of the continuum at each layer.
     cut
-        Line opacity over continuum opacity below which a line is left out.
+        Depth below which a line is left out.
 
     Returns
     -------
-    The larger of the Gaussian core's and the Lorentz wing's reach over all visible layers; zero
-    for a line that is nowhere above the cut.
+    The larger of the Gaussian core's and the Lorentz wing's reach; zero for a line that is nowhere
+    deeper than the cut.
     """
-    ratio = jnp.where(visible, profiles.amplitude / continuum.T, 0.0) / cut
-    core = jnp.sqrt(jnp.log(jnp.maximum(ratio, 1.0)))
-    wing = jnp.sqrt(ratio * profiles.damping / np.sqrt(np.pi))
-    reach = jnp.where(ratio > 1.0, jnp.maximum(core, wing), 0.0)
-    return jnp.max(reach / profiles.inverse_width, axis=1)
+    layers = profiles.amplitude / continuum.T * weight
+    depth = jnp.sum(layers, axis=1)
+    wing = jnp.sum(layers * profiles.damping / profiles.inverse_width**2, axis=1) / np.sqrt(np.pi)
+
+    # The core ends between nothing and where it would if all layers were as wide as the widest.
+    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        start, end = bracket
+        middle = 0.5 * (start + end)
+        gauss = jnp.exp(-((middle[:, None] * profiles.inverse_width) ** 2))
+        deep = jnp.sum(layers * gauss, axis=1) > cut
+        return jnp.where(deep, middle, start), jnp.where(deep, end, middle)
+
+    end = jnp.sqrt(jnp.log(jnp.maximum(depth / cut, 1.0))) / profiles.inverse_width.min(axis=1)
+    _, end = jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(end), end))
+    return jnp.where(depth > cut, jnp.maximum(end, jnp.sqrt(wing / cut)), 0.0)

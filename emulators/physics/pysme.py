@@ -8,7 +8,7 @@ our own synthesis and a way to train on another code's spectra, not a part of a 
 """
 
 import importlib
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from jaxtyping import Array, Float
 
 from emulators.errors import InputError
 from emulators.labels import LabelSpace
-from emulators.physics.abundances import SOLAR_SCALES, SYMBOLS
-from emulators.physics.atmosphere import AtmosphereGrid
+from emulators.physics import data_path
+from emulators.physics.abundances import SYMBOLS
 from emulators.physics.chemistry import EquilibriumTables, equilibrium
 from emulators.physics.constants import BOLTZMANN
 from emulators.physics.formation import Synthesis
 from emulators.physics.linelist import NO_BROADENING, LineList, abo_width, species_mass
-from emulators.physics.synthesizer import Synthesizer, data_path
+from emulators.physics.star import LabelledStar
+from emulators.physics.synthesizer import Synthesizer
 from emulators.storage import file_hash
 
 _HYDROGEN_LOWER = 10.199  # eV, of the Balmer lines
@@ -44,13 +45,16 @@ class PySMESynthesizer(Synthesizer):
         Vacuum Angstrom.
     """
 
-    label_space: LabelSpace
     wavelength: Float[Array, " wavelength"]
-    atmospheres: AtmosphereGrid
+    star: LabelledStar
     tables: EquilibriumTables
     lines: LineList
-    vmic: float | None
     sources: dict[str, str]
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Names, units and box of the labels."""
+        return self.star.label_space
 
     @classmethod
     def build(
@@ -80,42 +84,38 @@ class PySMESynthesizer(Synthesizer):
         Raises
         ------
         InputError
-            If PySME is not installed.
+            If PySME is not installed; for labels it does not know or a box that leaves the
+            atmosphere grid.
         """
         _pysme("sme")
         wavelength = np.asarray(wavelength, float)
-        grid_path = atmospheres or data_path("atmospheres.h5")
+        atmospheres = atmospheres or data_path("atmospheres.h5")
         lines = LineList.load(data_path("lines.h5")) if lines is None else lines
         # Lines within 1% of the window's ends: their wings may reach in.
         near = lines.select(float(wavelength[0]) * 0.99, float(wavelength[-1]) * 1.01)
-        return cls(
-            label_space,
+        # pyright takes `label_space`, which the interface leaves abstract, for a field.
+        return cls(  # pyright: ignore[reportCallIssue]
             jnp.asarray(wavelength),
-            AtmosphereGrid.load(grid_path),
+            LabelledStar.build(label_space, atmospheres, vmic),
             EquilibriumTables.load(data_path("chemistry.h5")),
             near,
-            vmic,
-            {"atmospheres": file_hash(grid_path)},
+            {"atmospheres": file_hash(atmospheres)},
         )
 
     def __call__(
         self, labels: Float[Array, " label"], shift: Float[Array, ""] | float = 0.0
     ) -> Synthesis:
         """The spectrum of one star at `wavelength` times exp(shift)."""
-        values = dict(zip(self.label_space.names, np.asarray(labels, float).tolist(), strict=True))
-        vmic = values["vmic"] if self.vmic is None else self.vmic
-        abundance = self._abundances(values)
-        star = [jnp.asarray(values[name]) for name in ("teff", "logg", "fe_h")]
-        atmosphere = self.atmospheres(*star)
-        gas = equilibrium(
-            atmosphere.temperature, atmosphere.pressure, jnp.asarray(abundance), self.tables
-        )
+        teff, logg = (float(labels[self.label_space.index(name)]) for name in ("teff", "logg"))
+        atmosphere, abundance, microturbulence = self.star(jnp.asarray(labels))
+        vmic = float(microturbulence)
+        gas = equilibrium(atmosphere.temperature, atmosphere.pressure, abundance, self.tables)
         temperature = np.asarray(atmosphere.temperature)
         electrons = np.asarray(gas.electrons)
         particles = np.asarray(atmosphere.pressure) / (BOLTZMANN * temperature)
         structure = _pysme("atmosphere.atmosphere").Atmosphere(
-            teff=values["teff"],
-            logg=values["logg"],
+            teff=teff,
+            logg=logg,
             vturb=vmic,
             method="embedded",
             geom="PP",
@@ -129,9 +129,11 @@ class PySMESynthesizer(Synthesizer):
             wlstd=5000.0,
         )
         sme = _pysme("sme").SME_Structure()
-        sme.teff, sme.logg, sme.monh = values["teff"], values["logg"], 0.0
+        sme.teff, sme.logg, sme.monh = teff, logg, 0.0
         sme.vmic, sme.vmac, sme.vsini = vmic, 0.0, 0.0
-        sme.abund = _pysme("abund").Abund(monh=0.0, pattern=_pattern(abundance), type="H=12")
+        sme.abund = _pysme("abund").Abund(
+            monh=0.0, pattern=_pattern(np.asarray(abundance)), type="H=12"
+        )
         sme.atmo = structure
         table = line_table(self.lines)
         sme.linelist = _pysme("linelist.linelist").LineList(table, lineformat="short", medium="vac")
@@ -153,19 +155,10 @@ class PySMESynthesizer(Synthesizer):
             "pysme": metadata.version("pysme-astro"),
             "solar_scale": self.label_space.solar_scale,
             "medium": "vacuum",
-            "vmic": self.vmic,
+            "vmic": self.star.vmic,
             "lines": len(self.lines),
             **{f"sha256_{name}": digest for name, digest in self.sources.items()},
         }
-
-    def _abundances(self, values: dict[str, float]) -> np.ndarray:
-        """log10 N(X)/N(H) + 12 of elements 1-92 for these labels."""
-        result = SOLAR_SCALES[self.label_space.solar_scale].copy()
-        result[2:] += values["fe_h"]
-        for name, value in values.items():
-            if name.endswith("_fe"):
-                result[SYMBOLS.index(name.removesuffix("_fe").capitalize())] += value
-        return result
 
 
 def _pysme(module: str) -> Any:
@@ -230,8 +223,7 @@ def line_table(lines: LineList) -> Any:
             "gamvw": vdw,
         }
     )
-    path = resources.files("emulators.physics").joinpath("data").joinpath("hydrogen.h5")
-    with resources.as_file(path) as file, h5py.File(file, "r") as h5:
+    with h5py.File(data_path("hydrogen.h5")) as h5:
         balmer = pandas.DataFrame(
             {
                 "species": "H 1",

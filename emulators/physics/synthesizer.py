@@ -1,7 +1,7 @@
 """From labels to a spectrum: the synthesiser's interface and the 1D LTE one."""
 
 from abc import abstractmethod
-from importlib import metadata, resources
+from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,14 @@ from jaxtyping import Array, Float
 
 from emulators.errors import InputError
 from emulators.labels import LabelSpace
-from emulators.physics.abundances import SOLAR_SCALES, SYMBOLS
-from emulators.physics.atmosphere import Atmosphere, AtmosphereGrid
-from emulators.physics.chemistry import EquilibriumTables, equilibrium
-from emulators.physics.continuum import MetalEdges, continuous_opacity
-from emulators.physics.formation import LineFormation, Synthesis
-from emulators.physics.hydrogen import HydrogenLines
+from emulators.physics import data_path
+from emulators.physics.formation import LineFormation, Star, Synthesis
 from emulators.physics.linelist import LineList
-from emulators.physics.lines import LineOpacity, LineTable, line_profiles, line_reach
+from emulators.physics.star import LabelledStar
 from emulators.storage import array_hash, file_hash
 
 _FLOAT32 = np.dtype("float32")
-_ATMOSPHERE_LABELS = ("teff", "logg", "fe_h")
-_SEEN_DEPTH = 5.0  # continuum optical depth below which a layer's lines cannot be seen
+_ELECTRON_DONORS = ("na", "mg", "al", "si", "k", "ca")
 
 
 class Synthesizer(eqx.Module):
@@ -50,40 +45,6 @@ class Synthesizer(eqx.Module):
         """What made the spectra: code, versions, tables and their hashes; JSON-able."""
 
 
-def data_path(name: str) -> Path:
-    """Path of one of the tables that are shipped with the package."""
-    return Path(str(resources.files("emulators.physics") / "data" / name))
-
-
-class LabelledStar(eqx.Module):
-    """What the labels of a star mean: its atmosphere, composition and microturbulence."""
-
-    label_space: LabelSpace
-    atmospheres: AtmosphereGrid
-    solar: Float[Array, " 92"]
-    vmic: float | None = eqx.field(static=True)
-
-    def atmosphere(self, labels: Float[Array, " label"]) -> Atmosphere:
-        """Structure at teff, logg and [M/H] = fe_h; NaN outside the grid."""
-        return self.atmospheres(*(labels[self.label_space.index(n)] for n in _ATMOSPHERE_LABELS))
-
-    def abundances(self, labels: Float[Array, " label"]) -> Float[Array, " 92"]:
-        """log10 N(X)/N(H) + 12 of elements 1-92."""
-        space = self.label_space
-        metals = jnp.arange(92) >= 2
-        result = self.solar + jnp.where(metals, labels[space.index("fe_h")], 0.0)
-        for name in space.names:
-            if name.endswith("_fe"):
-                result = result.at[_element(name)].add(labels[space.index(name)])
-        return result
-
-    def microturbulence(self, labels: Float[Array, " label"]) -> Float[Array, ""]:
-        """Microturbulence [km/s]: a label, or the same for every star."""
-        if self.vmic is not None:
-            return jnp.asarray(self.vmic)
-        return labels[self.label_space.index("vmic")]
-
-
 class LTESynthesizer(Synthesizer):
     """1D plane-parallel LTE spectra from MARCS atmospheres, in JAX.
 
@@ -98,11 +59,15 @@ class LTESynthesizer(Synthesizer):
         Vacuum Angstrom.
     """
 
-    label_space: LabelSpace
     wavelength: Float[Array, " wavelength"]
     star: LabelledStar
     formation: LineFormation
     sources: tuple[tuple[str, str], ...] = eqx.field(static=True)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Names, units and box of the labels."""
+        return self.star.label_space
 
     @classmethod
     def build(
@@ -113,7 +78,7 @@ class LTESynthesizer(Synthesizer):
         lines: LineList | str | Path | None = None,
         atmospheres: str | Path | None = None,
         vmic: float | None = None,
-        cut: float = 3e-3,
+        cut: float = 1.5e-4,
         dtype: np.dtype = _FLOAT32,
     ) -> "LTESynthesizer":
         """Choose the lines that matter in a label box and prepare the opacities.
@@ -132,9 +97,10 @@ class LTESynthesizer(Synthesizer):
         vmic
             Microturbulence [km/s] of every star when it is not a label.
         cut
-            A line is computed where its opacity exceeds this fraction of the continuum's at any
-            corner of the label box. The default costs less than 6e-4 rms of normalised flux in
-            stars drawn from the box of the shipped emulators, and 2e-3 at its extreme corners.
+            A line is computed where it is deeper than this fraction of the continuum at any
+            corner of the label box. In the box of the shipped emulators the default costs at most
+            8e-4 rms of normalised flux, at the corner of cool dwarfs rich in metals other than the
+            electron donors, and 2e-4 in stars drawn from it.
         dtype
             Precision of the line profiles.
 
@@ -147,38 +113,24 @@ class LTESynthesizer(Synthesizer):
         wavelength = np.asarray(wavelength, float)
         if wavelength.ndim != 1 or wavelength.size < 2 or np.any(np.diff(wavelength) <= 0):
             raise InputError("wavelength must be one increasing array of at least two values")
-        _check_labels(label_space, vmic)
-        tables_path = data_path("chemistry.h5")
         lines_path = lines if isinstance(lines, str | Path) else data_path("lines.h5")
-        atmospheres_path = atmospheres or data_path("atmospheres.h5")
-        hashes = {"chemistry": file_hash(tables_path), "atmospheres": file_hash(atmospheres_path)}
+        atmospheres = atmospheres or data_path("atmospheres.h5")
+        star = LabelledStar.build(label_space, atmospheres, vmic)
+        used = {"chemistry": data_path("chemistry.h5"), "atmospheres": atmospheres}
+        hashes = {name: file_hash(path) for name, path in used.items()}
         if isinstance(lines, LineList):
             hashes["lines"] = array_hash(vars(lines))
         else:
             hashes["lines"] = file_hash(lines_path)
             lines = LineList.load(lines_path)
             _check_range(wavelength, lines)
-        index = [label_space.index(name) for name in _ATMOSPHERE_LABELS]
-        lower, upper = np.array(label_space.lower), np.array(label_space.upper)
-        grid = AtmosphereGrid.load(atmospheres_path).cover(tuple(lower[index]), tuple(upper[index]))
-        tables = EquilibriumTables.load(tables_path)
-        edges = MetalEdges.load(data_path("metal_bf.h5"))
-        solar = jnp.asarray(SOLAR_SCALES[label_space.solar_scale])
-
         margin = 0.01  # ln wavelength: 50 A beyond the grid's ends, for wings that reach in
         near = lines.select(wavelength[0] * (1 - margin), wavelength[-1] * (1 + margin))
-        star = LabelledStar(label_space, grid, solar, vmic)
-        reach = _reach(star, near, tables, edges, cut)
-        formation = LineFormation.build(
-            wavelength,
-            LineOpacity.build(wavelength, near, reach),
-            HydrogenLines.load(data_path("hydrogen.h5"), wavelength),
-            edges,
-            tables,
-            dtype,
+        formation = LineFormation.build(wavelength, near, _strongest(star), cut, dtype)
+        # pyright takes `label_space`, which the interface leaves abstract, for a field.
+        return cls(  # pyright: ignore[reportCallIssue]
+            jnp.asarray(wavelength), star, formation, tuple(hashes.items())
         )
-        sources = tuple(hashes.items())
-        return cls(label_space, jnp.asarray(wavelength), star, formation, sources)
 
     def __call__(
         self, labels: Float[Array, " label"], shift: Float[Array, ""] | float = 0.0
@@ -192,10 +144,7 @@ class LTESynthesizer(Synthesizer):
         shift
             Displacement of the grid in ln(wavelength), at most one pixel.
         """
-        star = self.star
-        return self.formation(
-            star.atmosphere(labels), star.abundances(labels), star.microturbulence(labels), shift
-        )
+        return self.formation(*self.star(labels), shift)
 
     @eqx.filter_jit
     def batch(self, labels: Float[Array, "star label"], shift: Float[Array, " star"]) -> Synthesis:
@@ -217,63 +166,21 @@ class LTESynthesizer(Synthesizer):
         }
 
 
-def _reach(
-    star: LabelledStar, lines: LineList, tables: EquilibriumTables, edges: MetalEdges, cut: float
-) -> np.ndarray:
-    """The farthest that each line matters at the corners of the label box."""
-
-    @eqx.filter_jit  # every table an argument: XLA would fold constants for minutes
-    def reach(
-        star: LabelledStar,
-        table: LineTable,
-        tables: EquilibriumTables,
-        edges: MetalEdges,
-        labels: Array,
-    ) -> Array:
-        temperature, pressure, mass = star.atmosphere(labels)
-        gas = equilibrium(temperature, pressure, star.abundances(labels), tables)
-        vmic = star.microturbulence(labels)
-        profiles = line_profiles(table, temperature, gas, vmic, tables, np.dtype("float64"))
-        ends = jnp.asarray([lines.wavelength[0], lines.wavelength[-1]])
-        opacity = continuous_opacity(ends, temperature, gas, edges)
-        weight = ((table.wavelength - ends[0]) / (ends[1] - ends[0]))[None, :]
-        continuum = opacity[:, :1] * (1 - weight) + opacity[:, 1:] * weight
-        depth = jnp.cumsum(opacity.mean(axis=1) * jnp.asarray(jnp.gradient(mass)))
-        return line_reach(profiles, continuum, depth < _SEEN_DEPTH, cut)
-
-    table, space = LineTable.build(lines), star.label_space
-    result = np.zeros(len(lines))
-    # Abundances at their upper end make every line strong, except those of oxides when carbon
-    # binds the oxygen: so the corners come with much carbon and with little.
-    for teff, logg, carbon in product((0.0, 0.5, 1.0), (0.0, 1.0), (0.0, 1.0)):
-        unit = np.ones(len(space.names))
-        values = {"teff": teff, "logg": logg, "vmic": 0.0, "c_fe": carbon}
-        for name in set(values) & set(space.names):
-            unit[space.index(name)] = values[name]
-        corner = space.from_unit(jnp.asarray(unit))
-        result = np.maximum(result, np.asarray(reach(star, table, tables, edges, corner)))
-    if not np.all(np.isfinite(result)):
-        raise InputError("the line opacity is not finite at a corner of the label box")
-    return result
-
-
-def _element(name: str) -> int:
-    return SYMBOLS.index(name.removesuffix("_fe").capitalize())
-
-
-def _check_labels(space: LabelSpace, vmic: float | None) -> None:
-    known = {symbol.lower() + "_fe" for symbol in SYMBOLS[2:]} - {"fe_fe"}
-    for name in _ATMOSPHERE_LABELS:
-        if name not in space.names:
-            raise InputError(f"the label space has no {name!r}, which a synthesis needs")
-    for name in set(space.names) - {*_ATMOSPHERE_LABELS, "vmic"}:
-        if name not in known:
-            raise InputError(
-                f"label {name!r} is not one of teff, logg, vmic, fe_h or [X/Fe] of an element "
-                "such as mg_fe"
-            )
-    if ("vmic" in space.names) == (vmic is not None):
-        raise InputError("give vmic either as a label or as the argument `vmic` [km/s]")
+def _strongest(star: LabelledStar) -> list[Star]:
+    """The corners of a label box among which every line is strongest and widest."""
+    space = star.label_space
+    corners = set()
+    for teff, logg, vmic, donors, carbon in product((0.0, 1.0), repeat=5):
+        # Abundances at their upper end make lines strong, with two exceptions. Oxygen binds carbon
+        # and carbon oxygen: the molecules of either are strongest where the other is scarce. And
+        # where metals give few electrons, the continuum is low, and all other lines stand out.
+        unit = dict.fromkeys(space.names, 1.0)
+        special = {"teff": teff, "logg": logg, "vmic": vmic, "c_fe": carbon, "o_fe": 1.0 - carbon}
+        special |= {f"{element}_fe": donors for element in _ELECTRON_DONORS}
+        unit |= {name: value for name, value in special.items() if name in unit}
+        corners.add(tuple(unit.values()))
+    at = eqx.filter_jit(LabelledStar.__call__)
+    return [at(star, space.from_unit(jnp.array(corner))) for corner in sorted(corners)]
 
 
 def _check_range(wavelength: np.ndarray, lines: LineList) -> None:

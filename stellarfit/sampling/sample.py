@@ -94,10 +94,10 @@ def sample(
         num_samples=num_samples,
         progress=progress,
     )
-    position = jax.vmap(jax.vmap(target.position))(jnp.asarray(chains.draws.position))
+    values = jax.vmap(jax.vmap(target.values))(jnp.asarray(chains.draws.position))
     posterior = Posterior(
         names=found.names,
-        samples=np.asarray(jax.vmap(jax.vmap(found.problem.prior.values))(position)),
+        samples=np.asarray(values),
         stats={
             "diverging": np.asarray(chains.draws.diverging),
             "energy": np.asarray(chains.draws.energy),

@@ -1,0 +1,1 @@
+"""TransformerPayne beside The Payne and The Cannon, on one grid."""

@@ -1,0 +1,1 @@
+"""Which optimizer: Adam, Muon or SOAP, under muP at equal FLOPs."""

@@ -1,0 +1,1 @@
+"""Learning-rate transfer across widths, measured."""
