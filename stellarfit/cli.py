@@ -248,10 +248,13 @@ def train(
     steps: Annotated[int, typer.Option(help="Optimizer steps.")],
     width: Annotated[int, typer.Option(help="Of the network.")] = 64,
     depth: Annotated[int, typer.Option(help="Layers of the network.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
+    optimizer: Annotated[str, typer.Option(help="adam or muon.")] = "adam",
+    learning_rate: Annotated[float, typer.Option(help="At width 64; muP carries it on.")] = 2e-3,
     batch_size: Annotated[int, typer.Option(help="Spectra a step.")] = 16,
     num_pixels: Annotated[int | None, typer.Option(help="Pixels a spectrum and step.")] = None,
-    precision: Annotated[str, typer.Option(help="float32, tf32 or bfloat16.")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="float32, tf32, float16 or bfloat16.")
+    ] = "float32",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 2000,
     seed: Seed = 0,
     resume: Resume = False,
@@ -261,11 +264,13 @@ def train(
     from emulators.grid import SpectralGrid
     from emulators.train import train as train_emulator
     from emulators.train_config import TrainConfig
+    from scaling.mup import MaximalUpdate
 
     from . import report
 
     config = TrainConfig(
-        steps=steps, width=width, depth=depth, learning_rate=learning_rate, batch_size=batch_size,
+        steps=steps, width=width, depth=depth, parametrization=MaximalUpdate(),
+        optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
         num_pixels=num_pixels, precision=precision, seed=seed, checkpoint_every=checkpoint_every,
         validate_every=checkpoint_every, steps_per_call=_steps_per_call(checkpoint_every),
     )  # fmt: skip

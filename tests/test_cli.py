@@ -190,7 +190,7 @@ def test_grid_import_and_train(tmp_path, capsys):
     status, text, _ = run(capsys, "info", tmp_path / "run" / "emulator.h5", "--json")
     found = json.loads(text)
     assert status == 0 and set(found["labels"]) == {"teff", "logg"}
-    assert found["parametrization"]["leaves"]["up"]["learning_rate_factor"] == 1.0
+    assert found["parametrization"]["leaves"]["up"]["learning_rate_factor"] == 64 / 32
     status, text, err = run(capsys, *command)
     assert status == 2 and text == "" and err.count("\n") == 1
 
