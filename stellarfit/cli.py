@@ -252,9 +252,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At width 64; muP carries it on.")] = 2e-3,
     batch_size: Annotated[int, typer.Option(help="Spectra a step.")] = 16,
     num_pixels: Annotated[int | None, typer.Option(help="Pixels a spectrum and step.")] = None,
-    precision: Annotated[
-        str, typer.Option(help="float32, tf32, float16 or bfloat16.")
-    ] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, tf32, float16 or bfloat16.")] = "float32",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 2000,
     seed: Seed = 0,
     resume: Resume = False,
