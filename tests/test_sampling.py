@@ -127,29 +127,32 @@ def test_no_draw_leaves_the_box(posteriors, found):
 def whitened(found, curvature, origin):
     """A target whose density is the expansion alone, in the prior box of a fit."""
     target = make_target(found, jax.random.key(0))
-    values = np.asarray(found.problem.prior.values(found.laplace.mode))
     covariance = np.linalg.inv(curvature)
-    order = np.arange(len(values))
+    scale, order = np.linalg.cholesky(covariance), np.arange(len(origin))
+    gram = np.zeros_like(target.gram)
+    gram[: len(order), : len(order)] = np.eye(len(order))
     return eqx.tree_at(
-        lambda t: (t.origin, t.order, t.scale, t.expanded_at, t.pull, t.curvature),
+        lambda t: (t.origin, t.order, t.scale, t.linear, t.gram),
         target,
-        tuple(
-            jnp.asarray(array)
-            for array in (
-                origin, order, np.linalg.cholesky(covariance), origin, 0 * origin, curvature
-            )
-        ),
-    )  # fmt: skip
+        tuple(map(jnp.asarray, (origin, order, scale, np.zeros(len(gram)), gram))),
+    )
 
 
 def test_volume_of_the_coordinates_is_their_jacobian(found):
     target = make_target(found, jax.random.key(0))
     z = jnp.asarray(np.random.default_rng(0).normal(size=len(found.names)) * 2)
-    values, log_volume = target._build_up(z)
+    values, log_volume, _ = target._build_up(z)
     matrix = jax.jacfwd(target.values)(z)
     assert float(log_volume) == pytest.approx(np.linalg.slogdet(matrix)[1], abs=1e-8)
     density = found.problem.log_likelihood(values) + found.problem.prior.log_density(values)
     assert float(target(z)) == pytest.approx(float(density + log_volume), rel=1e-12)
+
+
+def test_expansion_is_the_likelihood_to_second_order_of_the_flux(found):
+    target = make_target(found, jax.random.key(0))
+    probes = jax.random.normal(jax.random.key(5), (40, len(found.names)), jnp.float64)
+    missed = np.array([float(target.exact(z) - target.expansion(z)) for z in probes])
+    assert missed.std() < 0.1 and not target.exact_force
 
 
 class Expansion(eqx.Module):

@@ -43,7 +43,7 @@ def test_the_sun_has_the_parameters_of_the_sun(sun):
 @pytest.mark.slow
 def test_backends_agree_on_the_sun(sun):
     first, second = (
-        sf.sample(sun.spectrum, sun.emulator, backend=backend, fit=sun, num_samples=1000, seed=1)
+        sf.sample(sun.spectrum, sun.emulator, backend=backend, fit=sun, num_samples=600, seed=1)
         for backend in ("numpyro", "blackjax")
     )
     assert np.all(np.abs(first.mean - second.mean) < 0.1 * first.sigma)

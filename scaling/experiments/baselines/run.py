@@ -38,18 +38,21 @@ KEY = ("model", "unique_spectra", "settings")
 
 RIDGES = (0.0, 1e-6, 1e-4)
 # Sizes near 300, 1000 and 3000 (whole tiles of a matrix unit but for the published 300), the
-# published activation and a smooth one, at two rates each.
+# published activation and a smooth one, at two rates each; the better activation also for long.
 PAYNES = tuple(
     {"hidden": hidden, "activation": activation, "learning_rate": rate}
     for hidden, activation in ((300, "leaky_relu"), (1024, "gelu"), (3072, "gelu"))
     for rate in (5e-4, 2e-3)
 )
-PAYNE_STEPS = {1_000: 4_000, 10_000: 10_000, 100_000: 20_000}
-# (width, depth, steps, rate); muP carries the rate from width 64 to 128.
+LONG_PAYNES = tuple(
+    {"hidden": hidden, "activation": "gelu", "learning_rate": 5e-4} for hidden in (1024, 3072)
+)
+PAYNE_STEPS = {1_000: (4_000, 40_000), 10_000: (10_000, 40_000), 100_000: (20_000, 80_000)}
+# (width, depth, steps), at the rate of the shipped family, which muP carries across widths.
 TRANSFORMERS = {
-    1_000: ((64, 4, 4_000, 2e-3), (128, 4, 2_000, 2e-3)),
-    10_000: ((128, 4, 5_000, 2e-3), (128, 8, 3_000, 2e-3)),
-    100_000: ((128, 8, 8_000, 2e-3),),
+    1_000: ((64, 4, 4_000), (128, 4, 4_000), (128, 4, 12_000)),
+    10_000: ((64, 4, 8_000), (128, 4, 8_000), (128, 8, 8_000)),
+    100_000: ((128, 4, 12_000), (128, 8, 12_000)),
 }
 
 
@@ -80,14 +83,14 @@ def candidates(spectra: int) -> Iterator[Candidate]:
     """The sweep at one number of training spectra."""
     for ridge in RIDGES:
         yield Candidate("the_cannon", {"ridge": ridge}, 3.0)
-    for width, depth, steps, rate in TRANSFORMERS[spectra]:
-        settings = {"width": width, "depth": depth, "steps": steps, "learning_rate": rate}
+    for width, depth, steps in TRANSFORMERS[spectra]:
+        settings = {"width": width, "depth": depth, "steps": steps}
         # At 150 TFLOP/s, and 15 s for compilation and evaluation.
         seconds = 15.0 + steps * 32 * 3 * 2048 * depth * 21 * width**2 / 150e12
         yield Candidate("transformer_payne", settings, seconds)
-    for settings in PAYNES:
-        steps = PAYNE_STEPS[spectra]
-        yield Candidate("the_payne", settings | {"steps": steps}, 3.0 + 3e-4 * steps)
+    for paynes, steps in zip((PAYNES, LONG_PAYNES), PAYNE_STEPS[spectra], strict=True):
+        for settings in paynes:
+            yield Candidate("the_payne", settings | {"steps": steps}, 12.0 + 6e-4 * steps)
 
 
 def compare(
@@ -170,10 +173,13 @@ def make(candidate: Candidate, spectra: Spectra, run_dir: Path) -> dict[str, Any
         star = evaluate_on_grid(model, test)
     else:
         defaults = {
-            "parametrization": MaximalUpdate(base_width=64),
-            "batch_size": 32,
-            "num_pixels": 2048,
-            "precision": "bfloat16",
+            "parametrization": MaximalUpdate(),
+            "optimizer": "muon",
+            "learning_rate": 4e-3,
+            "batch_size": 64,
+            "num_pixels": 1024,
+            "precision": "float16",
+            "cooldown": 0.35,
             "validate_every": 1000,
             # None on the way: a run is short.
             "checkpoint_every": 1_000_000,
