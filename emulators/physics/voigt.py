@@ -44,10 +44,13 @@ def voigt(a: Float[Array, "*#s"], u: Float[Array, "*#s"]) -> Float[Array, "..."]
     top = _LENGTH - a
     z_re = top * inv_re - u * inv_im
     z_im = top * inv_im + u * inv_re
-    p_re = jnp.full_like(z_re, _COEFFICIENTS[0])
-    p_im = jnp.zeros_like(z_re)
-    for c in _COEFFICIENTS[1:]:
-        p_re, p_im = p_re * z_re - p_im * z_im + float(c), p_re * z_im + p_im * z_re
+    # A polynomial of real coefficients at a complex point takes real arithmetic but for its last
+    # step (Goertzel 1958): half the work of Horner's rule.
+    twice, length2 = 2.0 * z_re, z_re * z_re + z_im * z_im
+    last, b = jnp.zeros_like(z_re), jnp.full_like(z_re, _COEFFICIENTS[0])
+    for c in _COEFFICIENTS[1:-1]:
+        last, b = b, twice * b - length2 * last + float(c)
+    p_re, p_im = z_re * b - length2 * last + float(_COEFFICIENTS[-1]), z_im * b
     q_re = inv_re * inv_re - inv_im * inv_im
     q_im = 2.0 * inv_re * inv_im
     core = 2.0 * (p_re * q_re - p_im * q_im) + inv_re / _SQRT_PI
