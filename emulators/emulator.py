@@ -159,7 +159,7 @@ class Emulator(eqx.Module):
         arrays = {f"model{name}": _smallest(array) for name, array in weights.items()}
         if self.error_model is not None:
             found = tree_to_arrays(self.error_model)
-            arrays |= {f"error_model{name}": array for name, array in found.items()}
+            arrays |= {f"error_model{name}": _smallest(array) for name, array in found.items()}
         labels, wavelength = self._check_point()
         arrays["check_flux"] = np.asarray(_evaluate(self.model, labels, wavelength))
         record = {
@@ -187,7 +187,7 @@ class Emulator(eqx.Module):
         errors = _under("error_model", arrays)
         error_model = None
         if errors:
-            values = {name.lstrip("."): jnp.asarray(array) for name, array in errors.items()}
+            values = {k.lstrip("."): jnp.asarray(v, jnp.float64) for k, v in errors.items()}
             error_model = ErrorModel(**values)
         emulator = cls(
             model,
@@ -234,7 +234,7 @@ def _evaluate(model: SpectralModel, labels: Array, wavelength: Array) -> Array:
 
 
 def _smallest(weights: np.ndarray) -> np.ndarray:
-    """Weights as float16 where that loses nothing."""
+    """An array as float16 where that loses nothing."""
     with np.errstate(over="ignore"):
         half = weights.astype(np.float16)
     return half if np.array_equal(half.astype(weights.dtype), weights) else weights

@@ -89,7 +89,7 @@ class TrainConfig:
     checkpoint_every: int = 2000
     validate_every: int = 2000
     steps_per_call: int = 200
-    num_modes: int = 16
+    num_modes: int = 160
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:

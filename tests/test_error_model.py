@@ -33,11 +33,31 @@ def test_keeps_every_pixels_mean_square_and_the_leading_modes(stars, pixels):
 
 
 def test_all_modes_give_the_dense_matrix():
-    residuals = draw(10, 30)
-    model = fit_error_model(residuals, np.linspace(5100, 5101, 30), num_modes=16)
-    assert model.modes.shape == (30, 10)
-    dense = residuals.T @ residuals / 10
+    residuals = draw(240, 30)
+    model = fit_error_model(residuals, np.linspace(5100, 5101, 30))
+    assert model.modes.shape == (30, 30)
+    dense = residuals.T @ residuals / 240
     np.testing.assert_allclose(model.covariance(), dense, atol=1e-12 * np.abs(dense).max() + 1e-18)
+
+
+def test_few_stars_leave_every_pixel_its_variance():
+    residuals = draw(64, 90)
+    model = fit_error_model(residuals, np.linspace(5100, 5101, 90))
+    assert model.modes.shape == (90, 8)
+    # As many modes as stars would say that nothing is left: other stars tell how much is.
+    left = np.asarray(model.variance).mean()
+    assert left > 0.5 * (0.3 * 1e-3) ** 2
+
+
+def test_rounding_keeps_every_pixels_mean_square():
+    residuals = draw(240, 90)
+    model = fit_error_model(residuals, np.linspace(5100, 5101, 90), num_modes=8)
+    rounded = model.rounded()
+    modes = np.asarray(rounded.modes)
+    assert np.array_equal(modes, modes.astype(np.float16).astype(float))
+    np.testing.assert_allclose(modes, model.modes, rtol=1e-3, atol=1e-7)
+    diagonals = (np.diag(np.asarray(m.covariance())) for m in (model, rounded))
+    np.testing.assert_allclose(*diagonals, rtol=1e-12)
 
 
 def test_refuses_nan_and_wrong_shapes():

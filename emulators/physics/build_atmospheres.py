@@ -9,6 +9,7 @@ is then filled here, in the open: see `fill_missing`.
 
 import gzip
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,76 +85,85 @@ def read_models(folder: Path) -> tuple[list[ModelAtmosphere], dict[str, int]]:
     return models, counts
 
 
-def _neighbours(grid: dict[str, np.ndarray], node: tuple[int, ...]):
-    """Nodes and weights that stand for a missing one, or None.
+def _third_differences(nodes: np.ndarray) -> np.ndarray:
+    """Weights [difference, node] of the third divided differences along an axis."""
+    weights = np.zeros((len(nodes) - 3, len(nodes)))
+    for first in range(len(nodes) - 3):
+        four = nodes[first : first + 4]
+        apart = four[:, None] - four + np.eye(4)
+        weights[first, first : first + 4] = 1 / apart.prod(axis=1)
+    return weights
 
-    Between two neighbours on one axis ([M/H], then logg, then teff) the mean of the two,
-    weighted by distance. At an edge, straight on in logg from the next two higher gravities.
+
+def smoothest(
+    values: np.ndarray, known: np.ndarray, missing: np.ndarray, axes: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Values [missing, layer] at the missing nodes of a grid that make it smoothest.
+
+    The sum of squared third differences along all axes is least, each in units of its root mean
+    square among the known nodes: a quadratic in the three parameters is continued exactly.
+
+    Parameters
+    ----------
+    values
+        One quantity, [teff, logg, fe_h, layer].
+    known, missing
+        Which nodes are given and which are wanted, [teff, logg, fe_h]; others are not used.
+    axes
+        Nodes of the three axes.
     """
-    available = grid["available"]
-    for axis, name in ((2, "fe_h"), (1, "logg"), (0, "teff")):
-        index = node[axis]
-        if 0 < index < available.shape[axis] - 1:
-            below = (*node[:axis], index - 1, *node[axis + 1 :])
-            above = (*node[:axis], index + 1, *node[axis + 1 :])
-            if available[below] and available[above]:
-                values = grid[name]
-                weight = (values[index] - values[index - 1]) / (
-                    values[index + 1] - values[index - 1]
-                )
-                return (below, above), (1 - weight, weight)
-    first, second = ((node[0], node[1] + step, node[2]) for step in (1, 2))
-    if second[1] < available.shape[1] and available[first] and available[second]:
-        return (first, second), (2.0, -1.0)
-    return None
+    number = np.full(known.shape, -1)
+    number[missing] = np.arange(missing.sum())
+    given = np.where(known[..., None], values, 0.0)
+    rows, targets = [], []
+    for axis, nodes in enumerate(axes):
+        weights = _third_differences(nodes)
 
+        def along(array, axis=axis, weights=weights):
+            return np.moveaxis(np.tensordot(weights, array, (1, axis)), 0, axis)
 
-_LEAST_RISE = 0.02  # dex a layer, a fifth of the usual
-
-
-def estimate(grid: dict[str, np.ndarray], node: tuple[int, ...]) -> dict[str, np.ndarray] | None:
-    """The structure [layer] that `fill_missing` would put at a node, from its neighbours.
-
-    All quantities are combined layer by layer at equal Rosseland depth, the temperature in its
-    logarithm.
-    """
-    found = _neighbours(grid, node)
-    if found is None:
-        return None
-    nodes, weights = found
-    result = {}
-    for name in QUANTITIES:
-        columns = [grid[name][n].astype(float) for n in nodes]
-        if name == "temperature":
-            columns = [np.log(column) for column in columns]
-        column = sum(w * c for w, c in zip(weights, columns, strict=True))
-        result[name] = np.exp(column) if name == "temperature" else column
-    # Extrapolated beside the Eddington limit, the outermost layers (optical depth 1e-4) can turn
-    # round: each is put at least a little above the one below it.
-    column = result["log_column_mass"]
-    for layer in range(len(column) - 2, -1, -1):
-        column[layer] = min(column[layer], column[layer + 1] - _LEAST_RISE)
-    return result
+        usable = along((~(known | missing)).astype(float) != 0, weights=weights != 0) == 0
+        touched = along(missing.astype(float), weights=weights != 0) > 0
+        differences = along(given)
+        size = np.sqrt(np.mean(differences[usable & ~touched] ** 2, axis=0))
+        unknowns = along(np.eye(missing.sum())[number] * missing[..., None])
+        chosen = usable & touched
+        rows.append(unknowns[chosen][:, :, None] / size)
+        targets.append(-differences[chosen] / size)
+    matrix, target = np.concatenate(rows), np.concatenate(targets)
+    return np.stack(
+        [np.linalg.lstsq(matrix[..., n], target[:, n])[0] for n in range(target.shape[1])], axis=1
+    )
 
 
 def fill_missing(grid: dict[str, np.ndarray]) -> list[tuple[float, float, float]]:
-    """Fill the missing nodes inside `BOX`, mark them, and return their parameters."""
-    filled = []
-    inside = np.ix_(*((grid[n] >= lo) & (grid[n] <= hi) for n, (lo, hi) in BOX.items()))
-    mask = np.zeros(grid["available"].shape, bool)
-    mask[inside] = True
-    # From high to low gravity, so that an extrapolated node finds the two above it.
-    missing = sorted(zip(*np.nonzero(mask & ~grid["available"]), strict=True), key=lambda n: -n[1])
-    for node in missing:
-        structure = estimate(grid, node)
-        if structure is None:
-            raise SystemExit(f"node {node} has no neighbours to be filled from")
-        for name, column in structure.items():
-            grid[name][node] = column
-        grid["available"][node] = grid["filled"][node] = True
-        grid["spherical"][node] = grid["logg"][node[1]] < 3
-        filled.append(tuple(float(grid[n][i]) for n, i in zip(BOX, node, strict=True)))
-    return filled
+    """Fill the missing nodes inside `BOX`, mark them, and return their parameters.
+
+    Every quantity is filled by `smoothest`, layer by layer at equal Rosseland depth: temperature
+    in its logarithm, and in place of the column mass, which must rise inwards, the logarithm of
+    the mass between layers.
+    """
+    axes = [grid[name] for name in BOX]
+    known = grid["available"].copy()
+    missing = np.zeros_like(known)
+    missing[np.ix_(*((grid[n] >= lo) & (grid[n] <= hi) for n, (lo, hi) in BOX.items()))] = True
+    missing &= ~known
+    for name in QUANTITIES:
+        column = grid[name].astype(float)
+        if name == "temperature":
+            filled = np.exp(smoothest(np.log(column), known, missing, axes))
+        elif name == "log_column_mass":
+            between = np.log10(np.diff(10.0**column, prepend=0.0))
+            filled = np.log10(np.cumsum(10.0 ** smoothest(between, known, missing, axes), axis=1))
+        else:
+            filled = smoothest(column, known, missing, axes)
+        grid[name][missing] = filled
+    grid["available"] |= missing
+    grid["filled"] |= missing
+    nodes = np.argwhere(missing)
+    grid["spherical"][missing] = grid["logg"][nodes[:, 1]] < 3
+    teff, logg, fe_h = (axis[index].tolist() for axis, index in zip(axes, nodes.T, strict=True))
+    return list(zip(teff, logg, fe_h, strict=True))
 
 
 def build(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -171,8 +181,8 @@ def build(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         "units": "teff K; logg log10 cm/s^2; fe_h dex; temperature K; pressures log10 dyn/cm^2; "
         "log_column_mass log10 g/cm^2; spherical models have vmic 2 km/s, the others 1",
         "selection": "; ".join(f"{key}: {value}" for key, value in counts.items()),
-        "filled_rule": "mean of two neighbours in [M/H], logg or teff, else linear in logg from "
-        "the two higher gravities, at equal Rosseland depth",
+        "filled_rule": "least squares of third differences along teff, logg and [M/H], at equal "
+        "Rosseland depth; of the mass between layers in place of the column mass",
         "filled_nodes": "; ".join(f"{t:g}/{g:g}/{m:+g}" for t, g, m in filled),
     }
     return grid, attributes

@@ -2,7 +2,7 @@
 
     python -m scaling.experiments.family.build grid --out grid.h5 --spectra 200000 [--no-dither]
     python -m scaling.experiments.family.build train --grid grid.h5 --size m --out OUT --seconds 200
-    python -m scaling.experiments.family.build errors --emulator OUT/fgk-mgb-m.h5 --out OUT
+    python -m scaling.experiments.family.build errors --emulator OUT/*.h5 --out NEW
 
 The grid is made from a seed, so it need not travel. `train` leaves OUT/fgk-mgb-<size>.h5, its
 ledger row in OUT/runs.jsonl and its errors on held-out spectra, by star, label region and
@@ -41,7 +41,7 @@ UPPER = {"mg": 0.8}
 SIZES = {"s": (64, 4), "m": (128, 4), "l": (256, 4)}
 HELD_OUT = 2048  # validation spectra, and as many for the one test
 TRAIN_SEED, ERROR_SEED = 1, 3
-NUM_MODES = 16
+NUM_MODES = 160
 
 
 def label_space() -> LabelSpace:
@@ -138,7 +138,7 @@ def with_errors(
         emulator.model,
         emulator.wavelength_range,
         emulator.step,
-        fit_error_model(residuals, held_out.wavelength, NUM_MODES),
+        fit_error_model(residuals, held_out.wavelength, NUM_MODES).rounded(),
         emulator.record | {"error_model": found},
         name,
     )
@@ -181,10 +181,9 @@ def held_out_report(emulator: Emulator, test: TrainingData) -> dict[str, Any]:
     }
 
 
-def measure_errors(path: Path, spectra: int, out: Path) -> None:
-    """Give an emulator the error model of freshly synthesised spectra."""
-    emulator = Emulator.load(path)
-    space = emulator.label_space
+def measure_errors(paths: list[Path], spectra: int, out: Path) -> None:
+    """Give emulators the error models of the same freshly synthesised spectra."""
+    space = label_space()
     synth = LTESynthesizer.build(WAVELENGTH, space)
     labels = space.sobol(spectra, seed=ERROR_SEED)
     dither = np.random.default_rng(ERROR_SEED).uniform(-0.5, 0.5, spectra)
@@ -195,10 +194,12 @@ def measure_errors(path: Path, spectra: int, out: Path) -> None:
     ]
     fresh = TrainingData(labels, dither, np.concatenate(flux), WAVELENGTH, STEP)
     about = {"source": "fresh", "seed": ERROR_SEED, "synthesizer": synth.provenance()}
-    with_errors(emulator, fresh, path.stem, about).save(out / path.name)
-    report = held_out_report(emulator, fresh)
-    write_json(out / f"{path.stem}-fresh.json", report)
-    print(path.stem, json.dumps(report["regions"]["all"], default=float))
+    for path in paths:
+        emulator = Emulator.load(path)
+        with_errors(emulator, fresh, path.stem, about).save(out / path.name)
+        report = held_out_report(emulator, fresh)
+        write_json(out / f"{path.stem}-fresh.json", report)
+        print(path.stem, json.dumps(report["regions"]["all"], default=float))
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
@@ -223,7 +224,7 @@ def main() -> None:
     run.add_argument("--steps", type=int, help="default: what the seconds allow")
     run.add_argument("--rate", type=float)
     errors = verbs.add_parser("errors")
-    errors.add_argument("--emulator", type=Path, required=True)
+    errors.add_argument("--emulator", type=Path, required=True, nargs="+")
     errors.add_argument("--out", type=Path, required=True)
     errors.add_argument("--spectra", type=int, default=1024, help="a multiple of 16")
     given = parser.parse_args()
