@@ -1,13 +1,16 @@
 """Training throughput by the paper's count of operations, plain and with fused kernels.
 
     python benchmarks/training_throughput.py [--size 128,8] [--stars 32] [--pixels 8192]
-                                             [--precision bfloat16] [--emulator FILE]
+                                             [--precision bfloat16] [--devices 1]
+                                             [--emulator FILE]
 
 Times the training step of the package, Adam included, on random spectra, and prints one JSON
 object a size: TFLOP/s (three times `TransformerPayne.flops` over the median of 3) of the plain
 path and of the kernels of `emulators.fused_block`, and the rate of a large matrix product in the
-same run. With an emulator it also prints the floor that the training precision sets: the mean
-square of its depths minus those of float64 weights and arithmetic, as a share of its test MSE.
+same run. With several devices, which share the stars of every step, it prints their rate over that
+of one: for the same step, and for one of as many stars for each. With an emulator it also prints
+the floor that the training precision sets: the mean square of its depths minus those of float64
+weights and arithmetic, as a share of its test MSE.
 """
 
 import argparse
@@ -26,7 +29,7 @@ from emulators.labels import LabelSpace
 from emulators.optimizers import make_optimizer
 from emulators.train_config import TrainConfig
 from emulators.training_data import TrainingData
-from emulators.training_step import Member, State, make_steps, star_mesh
+from emulators.training_step import Member, State, everywhere, make_steps, star_mesh
 from emulators.transformer_payne import TransformerPayne
 
 SIZES = ((128, 8), (256, 8), (512, 8))
@@ -58,7 +61,7 @@ def product_rate(dtype: Any, size: int = 8192) -> float:
 
 
 def step_rate(
-    size: tuple[int, int], batch: tuple[int, int], precision: str, fused: bool
+    size: tuple[int, int], batch: tuple[int, int], precision: str, fused: bool, devices: int
 ) -> dict[str, Any]:
     """TFLOP/s of the training step of one size, and what it was compiled in."""
     (width, depth), (stars, pixels) = size, batch
@@ -77,9 +80,10 @@ def step_rate(
     rows = jnp.asarray(rng.integers(0, 2 * stars, (STEPS, stars)).astype(np.int32))
     optimizer = make_optimizer(config, model)
     state = State.start(config, model, optimizer)
-    mesh = star_mesh(config, jax.devices()[:1])
+    mesh = star_mesh(config, jax.devices()[:devices])
+    data, rows = everywhere(mesh, (data, rows))
+    state, member = everywhere(mesh, (state, Member.of(config)))
     steps = make_steps(config, pixels, optimizer, mesh)
-    member = Member(jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32))
 
     def no_plan(*_):
         return None
@@ -151,6 +155,7 @@ def main() -> None:
     parser.add_argument("--stars", type=int)
     parser.add_argument("--pixels", type=int)
     parser.add_argument("--precision", choices=("float16", "bfloat16"), default="bfloat16")
+    parser.add_argument("--devices", type=int, default=1, help="beside one")
     parser.add_argument("--emulator", help="a trained emulator: also the precision's floor")
     arguments = parser.parse_args()
     ceiling = product_rate(jnp.dtype(arguments.precision))
@@ -159,13 +164,12 @@ def main() -> None:
         batches = BATCHES.get(width, ((32, 4096),))
         if arguments.stars and arguments.pixels:
             batches = ((arguments.stars, arguments.pixels),)
+
+        def rate(name, stars, pixels, devices=1, size=(width, depth)):
+            return step_rate(size, (stars, pixels), arguments.precision, name == "fused", devices)
+
         found = {
-            name: {
-                f"{stars}x{pixels}": step_rate(
-                    (width, depth), (stars, pixels), arguments.precision, name == "fused"
-                )
-                for stars, pixels in batches
-            }
+            name: {f"{stars}x{pixels}": rate(name, stars, pixels) for stars, pixels in batches}
             for name in ("plain", "fused")
         }
         best = {
@@ -173,6 +177,16 @@ def main() -> None:
         }
         row = {"size": [width, depth], "precision": arguments.precision, **best}
         row |= {"product_tflops": ceiling, "device": jax.devices()[0].device_kind}
+        count = arguments.devices
+        if count > 1:
+            stars, pixels = batches[0]
+            one = found["fused"][f"{stars}x{pixels}"]["tflops"]
+            shared = {"same_step": stars, "as_many_stars_each": count * stars}
+            row["devices"] = count
+            row["times_one"] = {
+                name: rate("fused", all_stars, pixels, count)["tflops"] / one
+                for name, all_stars in shared.items()
+            }
         print(json.dumps({**row, "batches": found}), flush=True)
     if arguments.emulator:
         print(json.dumps(precision_floor(arguments.emulator, arguments.precision)), flush=True)

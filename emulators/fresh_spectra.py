@@ -17,6 +17,9 @@ from .training_data import TrainingData
 if TYPE_CHECKING:
     from .physics.synthesizer import Synthesizer
 
+# Stars that are synthesised at once: what fits the memory of a GPU beside a training run.
+_PORTION = 128
+
 
 class FreshSpectra:
     """Training spectra that a run does not see for long: one batch is new after every call.
@@ -32,7 +35,7 @@ class FreshSpectra:
     size
         Spectra in the store, a multiple of `batch`.
     batch
-        Spectra synthesised at a time, one batch a call (`TrainConfig.steps_per_call` steps).
+        Spectra that are new after every call (`TrainConfig.steps_per_call` steps).
     seed
         Of the labels and dithers.
     """
@@ -78,9 +81,13 @@ class FreshSpectra:
     def _synthesize(self, number: int) -> tuple[Array, Array, Array]:
         labels = self.label_space.sobol(self.batch, seed=self.seed, start=number * self.batch)
         dither = np.random.default_rng((self.seed, number)).uniform(-0.5, 0.5, self.batch)
-        spectra = self.synthesizer.batch(jnp.asarray(labels), jnp.asarray(dither * self.step))
-        flux = jnp.asarray(spectra.flux / spectra.continuum).astype(jnp.float32)
-        return jnp.asarray(labels), jnp.asarray(dither), flux
+        parts = []
+        for first in range(0, self.batch, _PORTION):
+            part = slice(first, first + _PORTION)
+            shift = jnp.asarray(dither[part] * self.step)
+            spectra = self.synthesizer.batch(jnp.asarray(labels[part]), shift)
+            parts.append(jnp.asarray(spectra.normalized).astype(jnp.float32))
+        return jnp.asarray(labels), jnp.asarray(dither), jnp.concatenate(parts)
 
     def provenance(self) -> dict[str, Any]:
         """What made the spectra, JSON-able."""

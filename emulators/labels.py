@@ -23,8 +23,8 @@ class LabelSpace(eqx.Module):
     Parameters
     ----------
     names
-        Labels in order: ``teff`` [K], ``logg`` [dex, cgs], ``vmic`` [km/s], ``fe_h`` [dex] and
-        ``<symbol>_fe`` [dex] such as ``mg_fe``.
+        Labels in order: ``teff`` [K], ``logg`` [dex, cgs], ``vmic`` [km/s], ``fe_h`` [dex],
+        ``<symbol>_fe`` [dex] such as ``mg_fe`` or, for [X/H], ``<symbol>_h``.
     lower, upper
         Bounds, one a label, in the label's unit.
     solar_scale

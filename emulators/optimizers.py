@@ -1,4 +1,6 @@
-"""Adam and Muon for TransformerPayne, with the factors of a parametrization and one schedule.
+"""Adam and Muon for TransformerPayne, with the factors of a parametrization, at rate 1.
+
+The step multiplies an update by the rate of the hour, so that one program serves every schedule.
 
 To Muon the hidden weights are matrices, stacked over the blocks: query, key, value and output with
 all their heads, up, down, head_in, and label_out [d, t d] with all tokens. The input (label_in)
@@ -17,6 +19,7 @@ from .parametrization import Leaf
 from .train_config import TrainConfig
 from .transformer_payne import TransformerPayne
 
+# Makes a descent of rate 1 with optax's sign: the update is added to the weights.
 MakeOptimizer = Callable[[TrainConfig, TransformerPayne], optax.GradientTransformation]
 
 # Gradients of hidden weights shrink with the width and with the error itself; the usual 1e-8 is
@@ -41,7 +44,7 @@ def make_optimizer(config: TrainConfig, model: TransformerPayne) -> optax.Gradie
 
 
 def make_adam(config: TrainConfig, model: TransformerPayne) -> optax.GradientTransformation:
-    """Adam with one state, a factor a leaf from the parametrization, and the schedule."""
+    """Adam with one state and a factor a leaf from the parametrization."""
     factors = model.map_leaves(config.parametrization.learning_rate_factor)
 
     def scale(updates, _params):
@@ -50,7 +53,7 @@ def make_adam(config: TrainConfig, model: TransformerPayne) -> optax.GradientTra
     return optax.chain(
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=_EPSILON),
         optax.stateless(scale),
-        optax.scale_by_learning_rate(config.rate),
+        optax.scale(-1.0),
     )
 
 
@@ -95,29 +98,26 @@ def leaves_by_name(tree: TransformerPayne) -> dict[str, Any]:
 def with_adam(
     config: TrainConfig, model: TransformerPayne, matrices: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """`matrices` for the hidden weights, Adam for the others, one schedule for all."""
+    """`matrices` for the hidden weights, Adam for the others."""
     hidden = leaves_by_name(model.map_leaves(is_matrix))
     factors = leaves_by_name(model.map_leaves(config.parametrization.learning_rate_factor))
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=_EPSILON)
-    schedule = optax.scale_by_learning_rate(config.rate)
 
     def part(tree: Any, wanted: bool) -> dict[str, Any]:
         return {name: leaf for name, leaf in leaves_by_name(tree).items() if hidden[name] is wanted}
 
     def init(params: Any) -> Any:
-        split = _Split(matrices.init(part(params, True)), adam.init(part(params, False)))
-        return split, schedule.init(params)
+        return _Split(matrices.init(part(params, True)), adam.init(part(params, False)))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        (of_matrices, of_others), of_schedule = state
+        of_matrices, of_others = state
         found: Any
         others: Any
         found, of_matrices = matrices.update(part(updates, True), of_matrices)
         others, of_others = adam.update(part(updates, False), of_others)
         found = found | {name: factors[name] * update for name, update in others.items()}
-        steps = jax.tree_util.tree_map_with_path(lambda path, _: found[path[-1].name], updates)
-        steps, of_schedule = schedule.update(steps, of_schedule)
-        return steps, (_Split(of_matrices, of_others), of_schedule)
+        steps = jax.tree_util.tree_map_with_path(lambda path, _: -found[path[-1].name], updates)
+        return steps, _Split(of_matrices, of_others)
 
     return optax.GradientTransformation(init, update)

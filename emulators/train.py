@@ -98,7 +98,7 @@ def train(
     ledger
         File that gets the row; by default ``runs.jsonl`` in `run_dir`.
     optimizer
-        Makes the optax transformation, schedule included; by default the one that `config` names.
+        Makes the optax transformation for rate 1; by default the one that `config` names.
         Another one is not in the configuration's hash.
     devices
         Share the stars of every step between them; by default all that JAX sees.
@@ -233,7 +233,7 @@ def _run(
     call = step // config.steps_per_call
     store = data.before(call) if isinstance(data, FreshSpectra) else data.on_device()
     store = everywhere(mesh, store)
-    state, member = everywhere(mesh, (state, Member(jnp.asarray(config.seed), jnp.float32(1))))
+    state, member = everywhere(mesh, (state, Member.of(config)))
     steps = jax.jit(make_steps(config, store.flux.shape[1], optimizer, mesh), donate_argnums=0)
     compiled = {}
     with _progress_bar(progress, config.steps, step) as advance:
@@ -264,11 +264,16 @@ def _run(
     return state, curve
 
 
+def has_diverged(losses: np.ndarray) -> bool:
+    """Whether a stretch of steps is worse than no spectrum at all, or no number."""
+    return not (np.isfinite(losses).all() and losses.mean() < _DIVERGED)
+
+
 def check_losses(losses: np.ndarray, first: int, learning_rate: float) -> None:
     """Refuse to go on from a stretch of steps, the first of them `first`, that went wrong."""
-    finite = np.isfinite(losses)
-    if finite.all() and losses.mean() < _DIVERGED:
+    if not has_diverged(losses):
         return
+    finite = np.isfinite(losses)
     bad = int(np.argmin(finite)) if not finite.all() else int(np.argmax(losses))
     raise InputError(
         f"train: the loss is {losses[bad]:.3g} at step {first + bad}; lower learning_rate "

@@ -139,11 +139,16 @@ class TrainConfig:
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def rate(self, step: ArrayLike) -> Float32[Array, ""]:
-        """Learning rate of step 0, 1, ...: warm-up, constant, 1 - sqrt cool-down."""
+    def rate(self, step: ArrayLike, budget: ArrayLike | None = None) -> Float32[Array, ""]:
+        """Learning rate of step 0, 1, ...: warm-up, constant, 1 - sqrt cool-down.
+
+        Until the cool-down it does not depend on the `budget`, by default `steps`: runs of all
+        budgets share their beginnings.
+        """
         step = jnp.asarray(step, jnp.float32)
-        start = self.steps * (1.0 - self.cooldown)
-        length = max(self.steps - start, 1.0)
+        total = jnp.asarray(self.steps if budget is None else budget, jnp.float32)
+        start = total * (1.0 - self.cooldown)
+        length = jnp.maximum(total - start, 1.0)
         warm = jnp.minimum(1.0, (step + 1.0) / max(self.warmup, 1))
         cool = 1.0 - jnp.sqrt(jnp.clip((step - start) / length, 0.0, 1.0))
         return self.learning_rate * warm * cool

@@ -58,10 +58,18 @@ class Member(NamedTuple):
         Of the pixels drawn.
     rate
         Factor on the configuration's learning rate.
+    budget
+        Steps that the run is to end with, in place of the configuration's.
     """
 
     seed: Int[Array, "*member"]
     rate: Float[Array, "*member"]
+    budget: Int[Array, "*member"]
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Member":
+        """A run by itself."""
+        return cls(jnp.asarray(config.seed), jnp.ones((), jnp.float32), jnp.asarray(config.steps))
 
 
 def draw_stars(
@@ -170,7 +178,8 @@ def make_steps(
     def one_step(state: State, stars, data, encoding, member):
         loss, gradient = share(state.model, stars, data, encoding, member, state.step)
         updates, moments = optimizer.update(gradient, state.optimizer, state.model)
-        updates = jax.tree.map(lambda update: update * member.rate, updates)
+        rate = member.rate * config.rate(state.step, member.budget)
+        updates = jax.tree.map(lambda update: rate * update, updates)
         model = optax.apply_updates(state.model, updates)
         average = state.average
         if average is not None:

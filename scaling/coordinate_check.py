@@ -167,7 +167,7 @@ def _trajectories(
     for seed in seeds:
         model = start_model(dataclasses.replace(config, seed=seed), label_space)
         yield seed, 0, model
-        member = Member(jnp.asarray(seed), jnp.float32(1))
+        member = Member.of(dataclasses.replace(config, seed=seed))
         state, member = everywhere(mesh, (State.start(config, model, optimizer), member))
         for step in range(config.steps):
             stars = draw_stars(seed, step, 1, config.batch_size, len(data.flux))

@@ -178,7 +178,11 @@ def test_killed_run_ends_with_the_same_bits(tmp_path):
 def test_nan_loss_stops_and_names_the_step(tmp_path, monkeypatch):
     # A rate that is NaN from step 37 on makes the loss NaN at step 38.
     monkeypatch.setattr(
-        TrainConfig, "rate", lambda self, step: jnp.where(jnp.asarray(step) < 37, 1e-3, jnp.nan)
+        TrainConfig,
+        "rate",
+        lambda self, step, budget: jnp.where(jnp.asarray(step) < 37, 1e-3, jnp.nan),
+        "rate",
+        lambda self, step, budget: jnp.where(jnp.asarray(step) < 37, 1e-3, jnp.nan),
     )
     with pytest.raises(InputError, match="loss is nan at step 38; lower learning_rate"):
         run(tmp_path / "run")

@@ -35,7 +35,7 @@ def take_steps(config, stars=STARS, devices=None):
     mesh = star_mesh(config, jax.devices()[:1] if devices is None else devices)
     optimizer = make_optimizer(config, model)
     steps = jax.jit(make_steps(config, 128, optimizer, mesh))
-    member = Member(jnp.asarray(config.seed), jnp.float32(1.0))
+    member = Member.of(config)
     state = State.start(config, model, optimizer)
     return steps(state, jnp.asarray(stars), DATA.on_device(), member)
 

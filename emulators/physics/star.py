@@ -20,6 +20,7 @@ class LabelledStar(eqx.Module):
     """The stars of a label space; called with the labels of one, it returns that `Star`.
 
     [M/H] of the atmosphere is fe_h; abundances are solar + fe_h, and [X/Fe] where it is a label.
+    Where [X/H] is one, it alone says how much there is of the element.
     """
 
     label_space: LabelSpace
@@ -57,10 +58,13 @@ class LabelledStar(eqx.Module):
         space = self.label_space
         metals = jnp.arange(92) >= 2
         result = self.solar + jnp.where(metals, labels[space.index("fe_h")], 0.0)
-        for name in space.names:
-            if name.endswith("_fe"):
-                element = SYMBOLS.index(name.removesuffix("_fe").capitalize())
-                result = result.at[element].add(labels[space.index(name)])
+        for place, name in enumerate(space.names):
+            symbol, _, scale = name.partition("_")
+            if scale == "fe":
+                result = result.at[_number(symbol)].add(labels[place])
+            elif scale == "h":
+                element = _number(symbol)
+                result = result.at[element].set(self.solar[element] + labels[place])
         return result
 
     def microturbulence(self, labels: Float[Array, " label"]) -> Float[Array, ""]:
@@ -70,16 +74,24 @@ class LabelledStar(eqx.Module):
         return labels[self.label_space.index("vmic")]
 
 
+def _number(symbol: str) -> int:
+    """Place of an element among the abundances."""
+    return SYMBOLS.index(symbol.capitalize())
+
+
 def _check_labels(space: LabelSpace, vmic: float | None) -> None:
-    known = {symbol.lower() + "_fe" for symbol in SYMBOLS[2:]} - {"fe_fe"}
+    metals = [symbol.lower() for symbol in SYMBOLS[2:] if symbol != "Fe"]
     for name in _ATMOSPHERE_LABELS:
         if name not in space.names:
             raise InputError(f"the label space has no {name!r}, which a synthesis needs")
     for name in set(space.names) - {*_ATMOSPHERE_LABELS, "vmic"}:
-        if name not in known:
+        symbol, _, scale = name.partition("_")
+        if symbol not in metals or scale not in ("fe", "h"):
             raise InputError(
-                f"label {name!r} is not one of teff, logg, vmic, fe_h or [X/Fe] of an element "
-                "such as mg_fe"
+                f"label {name!r} is not one of teff, logg, vmic, fe_h, [X/Fe] of an element such "
+                "as mg_fe, or [X/H] such as mg_h"
             )
+        if scale == "h" and f"{symbol}_fe" in space.names:
+            raise InputError(f"the label space has both {name!r} and '{symbol}_fe'; give one")
     if ("vmic" in space.names) == (vmic is not None):
         raise InputError("give vmic either as a label or as the argument `vmic` [km/s]")

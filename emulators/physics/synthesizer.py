@@ -53,8 +53,8 @@ class LTESynthesizer(Synthesizer):
     Attributes
     ----------
     label_space
-        teff, logg and fe_h are required, vmic too unless fixed; any [X/Fe] besides. [M/H] of the
-        atmosphere is fe_h, all other abundances are solar + fe_h.
+        teff, logg and fe_h are required, vmic too unless fixed; any [X/Fe] or [X/H] besides. [M/H]
+        of the atmosphere is fe_h, all other abundances are solar + fe_h.
     wavelength
         Vacuum Angstrom.
     """
@@ -175,8 +175,10 @@ def _strongest(star: LabelledStar) -> list[Star]:
         # and carbon oxygen: the molecules of either are strongest where the other is scarce. And
         # where metals give few electrons, the continuum is low, and all other lines stand out.
         unit = dict.fromkeys(space.names, 1.0)
-        special = {"teff": teff, "logg": logg, "vmic": vmic, "c_fe": carbon, "o_fe": 1.0 - carbon}
-        special |= {f"{element}_fe": donors for element in _ELECTRON_DONORS}
+        special = {"teff": teff, "logg": logg, "vmic": vmic}
+        for scale in ("fe", "h"):
+            special |= {f"c_{scale}": carbon, f"o_{scale}": 1.0 - carbon}
+            special |= {f"{element}_{scale}": donors for element in _ELECTRON_DONORS}
         unit |= {name: value for name, value in special.items() if name in unit}
         corners.add(tuple(unit.values()))
     at = eqx.filter_jit(LabelledStar.__call__)

@@ -28,8 +28,8 @@ from emulators.train_baselines import evaluate_on_grid, fit_the_cannon, train_th
 from emulators.train_config import TrainConfig
 from emulators.training_data import TrainingData, evaluate, split_grid
 from emulators.transformer_payne import TransformerPayne
-from scaling import MaximalUpdate
 from scaling.experiments.ledger import Ledger
+from scaling.experiments.recipe import RECIPE
 
 SPECTRA = (1_000, 10_000, 100_000)
 HELD_OUT = 1024
@@ -38,7 +38,7 @@ KEY = ("model", "unique_spectra", "settings")
 
 RIDGES = (0.0, 1e-6, 1e-4)
 # Sizes near 300, 1000 and 3000 (whole tiles of a matrix unit but for the published 300), the
-# published activation and a smooth one, at two rates each; the better activation also for long.
+# published activation and a smooth one, at two rates each; the better activation also for longer.
 PAYNES = tuple(
     {"hidden": hidden, "activation": activation, "learning_rate": rate}
     for hidden, activation in ((300, "leaky_relu"), (1024, "gelu"), (3072, "gelu"))
@@ -47,11 +47,15 @@ PAYNES = tuple(
 LONG_PAYNES = tuple(
     {"hidden": hidden, "activation": "gelu", "learning_rate": 5e-4} for hidden in (1024, 3072)
 )
-PAYNE_STEPS = {1_000: (4_000, 40_000), 10_000: (10_000, 40_000), 100_000: (20_000, 80_000)}
+PAYNE_STEPS = {
+    1_000: (4_000, 40_000),
+    10_000: (10_000, 40_000, 160_000),
+    100_000: (20_000, 80_000),
+}
 # (width, depth, steps), at the rate of the shipped family, which muP carries across widths.
 TRANSFORMERS = {
     1_000: ((64, 4, 4_000), (128, 4, 4_000), (128, 4, 12_000)),
-    10_000: ((64, 4, 8_000), (128, 4, 8_000), (128, 8, 8_000)),
+    10_000: ((64, 4, 8_000), (128, 4, 8_000), (128, 8, 8_000), (128, 8, 24_000), (256, 4, 16_000)),
     100_000: ((128, 4, 12_000), (128, 8, 12_000)),
 }
 
@@ -88,8 +92,8 @@ def candidates(spectra: int) -> Iterator[Candidate]:
         # At 150 TFLOP/s, and 15 s for compilation and evaluation.
         seconds = 15.0 + steps * 32 * 3 * 2048 * depth * 21 * width**2 / 150e12
         yield Candidate("transformer_payne", settings, seconds)
-    for paynes, steps in zip((PAYNES, LONG_PAYNES), PAYNE_STEPS[spectra], strict=True):
-        for settings in paynes:
+    for number, steps in enumerate(PAYNE_STEPS[spectra]):
+        for settings in LONG_PAYNES if number else PAYNES:
             yield Candidate("the_payne", settings | {"steps": steps}, 12.0 + 6e-4 * steps)
 
 
@@ -172,21 +176,11 @@ def make(candidate: Candidate, spectra: Spectra, run_dir: Path) -> dict[str, Any
         row = fitted.row | {"flops_inference": model.flops()}
         star = evaluate_on_grid(model, test)
     else:
-        defaults = {
-            "parametrization": MaximalUpdate(),
-            "optimizer": "muon",
-            "learning_rate": 4e-3,
-            "batch_size": 64,
-            "num_pixels": 1024,
-            "precision": "float16",
-            "cooldown": 0.35,
-            "validate_every": 1000,
-            # None on the way: a run is short.
-            "checkpoint_every": 1_000_000,
-        }
+        # No checkpoints on the way: a run is short.
+        every = {"validate_every": 1000, "checkpoint_every": 1_000_000}
         trained = train(
             training,
-            config=TrainConfig(**(defaults | settings)),
+            config=TrainConfig(**(RECIPE | every | settings)),
             run_dir=run_dir,
             label_space=label_space,
             validation=validation,
@@ -267,10 +261,12 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=200.0)
+    parser.add_argument("--spectra", type=int, nargs="+", default=SPECTRA, help="to train on")
     arguments = parser.parse_args()
     began = time.monotonic()
     spectra = load(arguments.grid)
-    rows = compare(spectra, arguments.out, arguments.seconds - (time.monotonic() - began))
+    left = arguments.seconds - (time.monotonic() - began)
+    rows = compare(spectra, arguments.out, left, numbers=arguments.spectra)
     for row in choose(rows):
         print(row)
 

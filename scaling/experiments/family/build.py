@@ -29,7 +29,7 @@ from emulators.train import train
 from emulators.train_config import TrainConfig
 from emulators.training_data import TrainingData, evaluate, split_grid
 from emulators.transformer_payne import TransformerPayne
-from scaling.mup import MaximalUpdate
+from scaling.experiments.recipe import RECIPE
 
 STEP = 1e-5  # of the grid in ln(wavelength)
 WAVELENGTH = np.exp(np.arange(np.log(5100.0), np.log(5300.0), STEP))
@@ -68,16 +68,9 @@ def make_grid(out: Path, spectra: int, batch: int, dither: bool) -> SpectralGrid
 def settings(size: str) -> dict[str, Any]:
     """Everything of a run but its length."""
     width, depth = SIZES[size]
-    return {
+    return RECIPE | {
         "width": width,
         "depth": depth,
-        "parametrization": MaximalUpdate(),
-        "optimizer": "muon",
-        "learning_rate": 4e-3,
-        "batch_size": 64,
-        "num_pixels": 1024,
-        "precision": "float16",
-        "cooldown": 0.35,
         "validate_every": 2000,
         "checkpoint_every": 10000,
         "num_modes": NUM_MODES,

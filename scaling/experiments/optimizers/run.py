@@ -1,6 +1,7 @@
 """Adam, Muon and SOAP at equal FLOPs: two sizes, three rates each, two seeds.
 
     python -m scaling.experiments.optimizers.run --grid grid.h5 --out OUT [--seconds 500]
+                                                 [--optimizers adam muon]
 
 Every run of one size sees the same spectra and pixels for the same number of steps, with muP for
 initial values, depth and rates. Rows go to OUT/optimizers.jsonl; runs that have a row are left
@@ -8,25 +9,27 @@ out, so a killed or timed-out study goes on where it was. A summary is printed a
 """
 
 import argparse
+import dataclasses
 import itertools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 from emulators.errors import InputError
 from emulators.grid import SpectralGrid
 from emulators.labels import LabelSpace
-from emulators.train import train
+from emulators.train import ledger_row, start_model, train
 from emulators.train_config import TrainConfig
+from emulators.train_many import train_many
 from emulators.training_data import TrainingData, split_grid
-from emulators.transformer_payne import TransformerPayne
 from scaling import MaximalUpdate
 from scaling.experiments.ledger import Ledger
 from scaling.experiments.optimizers.factories import FACTORIES, optimizer_flops
 
 # (width, depth) with the steps of a run, and the seconds to leave for it on an H200.
-SIZES = (((64, 4), 8000, 25.0), ((128, 8), 3000, 45.0))
-# In the order in which they are run: a factor of two around the first.
+SIZES = (((64, 4), 6000, 20.0), ((128, 8), 2500, 25.0))
+# A factor of two around the first.
 RATES = {
     "adam": (2e-3, 4e-3, 1e-3),
     "muon": (4e-3, 8e-3, 2e-3),
@@ -68,65 +71,59 @@ def study(
         Of `TrainConfig`, in place of this experiment's.
     """
     ledger = Ledger(out / "optimizers.jsonl", KEY, seconds)
-    data = data.on_device()
-    # Seed by seed and the middle rates first, so that a study cut short is of use.
-    for seed, index in itertools.product(seeds, range(max(map(len, rates.values())))):
-        for ((width, depth), steps, expected), name in itertools.product(sizes, rates):
-            if index >= len(rates[name]):
+    spectra = {"data": data.on_device(), "validation": validation, "test": test}
+    spectra |= {"label_space": label_space}
+    defaults = {
+        "parametrization": MaximalUpdate(base_width=64),
+        "batch_size": 32,
+        "num_pixels": 2048,
+        "precision": "bfloat16",
+        "steps_per_call": 200,
+        "validate_every": 1000,
+        # None on the way: a run is short.
+        "checkpoint_every": 1_000_000,
+    }
+    for ((width, depth), steps, expected), name in itertools.product(sizes, rates):
+        config = TrainConfig(steps=steps, width=width, depth=depth, **(defaults | settings))
+        pairs = list(itertools.product(rates[name], seeds))
+        # SOAP renews its bases now and then; of runs in one stack, each would at every step.
+        for runs in [[pair] for pair in pairs] if name == "soap" else [pairs]:
+            about = {"optimizer": name, "width": width, "depth": depth, "steps": steps}
+            rate, seed = runs[-1]
+            wanted = about | {"learning_rate": rate, "seed": seed}
+            if not ledger.wants(wanted, expected * len(runs)):
                 continue
-            rate = rates[name][index]
-            row = {
-                "optimizer": name,
-                "width": width,
-                "depth": depth,
-                "steps": steps,
-                "learning_rate": rate,
-                "seed": seed,
-            }
-            if not ledger.wants(row, expected):
-                continue
-            defaults = {
-                "parametrization": MaximalUpdate(base_width=64),
-                "batch_size": 32,
-                "num_pixels": 2048,
-                "precision": "bfloat16",
-                "steps_per_call": 200,
-                "validate_every": 1000,
-                # None on the way: a run is short.
-                "checkpoint_every": 1_000_000,
-            }
-            config = TrainConfig(
-                steps=steps,
-                width=width,
-                depth=depth,
-                learning_rate=rate,
-                seed=seed,
-                **(defaults | settings),
-            )
-            try:
-                result = train(
-                    data,
-                    config=config,
-                    run_dir=out / "-".join(map(str, row.values())),
-                    label_space=label_space,
-                    validation=validation,
-                    test=test,
-                    ledger=out / "runs.jsonl",
+            if name == "soap":
+                one = dataclasses.replace(config, learning_rate=rate, seed=seed)
+                found = [_train_soap(one, spectra, out / f"{width}-{rate:g}-{seed}")]
+            else:
+                found = train_many(
+                    **spectra, config=config, learning_rates=rates[name], seeds=seeds,
                     optimizer=FACTORIES[name],
-                    resume=True,
-                    progress=False,
-                )
-            except InputError as error:
-                # A rate that is too high is a result, not the end of the study.
-                if "lower learning_rate" not in str(error):
-                    raise
-                ledger.add(row | {"mse_validation": None, "mse_test": None})
-                continue
-            assert isinstance(result.emulator.model, TransformerPayne)
-            each = optimizer_flops(name, result.emulator.model)
-            ledger.add(row | result.row | {"optimizer_flops": steps * each})
-            print(f"{row} {result.row['mse_validation']:.3e} {result.row['seconds']:.1f} s")
+                )  # fmt: skip
+                found = [(trained.row, trained.model) for trained in found]
+            for (rate, seed), (row, model) in zip(runs, found, strict=True):
+                costs = {"optimizer_flops": steps * optimizer_flops(name, model)}
+                ledger.add(row | about | {"learning_rate": rate, "seed": seed} | costs)
+                print(f"{name} {width}, {depth} at {rate:g}: {row['mse_validation']}", flush=True)
     return ledger.rows
+
+
+def _train_soap(config: TrainConfig, spectra: dict[str, Any], run_dir: Path) -> tuple[Any, Any]:
+    """Row and model of one run."""
+    try:
+        result = train(
+            **spectra, config=config, run_dir=run_dir, optimizer=FACTORIES["soap"], resume=True,
+            progress=False,
+        )  # fmt: skip
+    except InputError as error:
+        # A rate that is too high is a result, not the end of the study.
+        if "lower learning_rate" not in str(error):
+            raise
+        model = start_model(config, spectra["label_space"])
+        row = ledger_row(config, "", model, spectra["data"], math.nan)
+        return row | {"mse_validation": None, "mse_test": None}, model
+    return result.row, result.emulator.model
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -204,10 +201,14 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=500.0)
+    parser.add_argument("--optimizers", nargs="+", choices=FACTORIES, default=list(FACTORIES))
     arguments = parser.parse_args()
+    began = time.monotonic()
     grid = SpectralGrid(arguments.grid)
     data, validation, test = split_grid(grid, 0, HELD_OUT, HELD_OUT)
-    rows = study(data, validation, test, grid.label_space, arguments.out, arguments.seconds)
+    left = arguments.seconds - (time.monotonic() - began)
+    rates = {name: RATES[name] for name in arguments.optimizers}
+    rows = study(data, validation, test, grid.label_space, arguments.out, left, rates=rates)
     for row in summarize(rows):
         print(row)
 

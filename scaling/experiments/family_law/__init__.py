@@ -1,0 +1,1 @@
+"""The sweep behind the law of the shipped emulators."""

@@ -1,0 +1,1 @@
+"""The scaling experiment of the paper, on our own spectra."""
