@@ -4,7 +4,10 @@ Maximal update parametrization, the check that it is one, and the experiment tha
 best learning rate of a small network is that of a wide one.
 """
 
+from scaling.choose import choose_emulator
 from scaling.coordinate_check import check_coordinates
+from scaling.law import ScalingLaw
 from scaling.mup import MaximalUpdate
+from scaling.plan import plan
 
-__all__ = ["MaximalUpdate", "check_coordinates"]
+__all__ = ["MaximalUpdate", "ScalingLaw", "check_coordinates", "choose_emulator", "plan"]

@@ -45,11 +45,11 @@ def draw_coordinates(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
             widths = sorted({row["width"] for row in chosen})
             changes = ([r["change"] for r in chosen if r["width"] == width] for width in widths)
             mean = np.exp([np.mean(np.log(change)) for change in changes])
-            colour = _shade(number, len(layers))
+            colour = shade(number, len(layers))
             label = f"{slope.layer}  {slope.slope:+.2f}"
             style = _DASHES[number % len(_DASHES)]
             panel.loglog(widths, mean / mean[0], style, color=colour, linewidth=1.2, label=label)
-        _dress(panel, f"{name}: step {last}", "width", widths)
+        dress(panel, f"{name}: step {last}", "width", widths)
         panel.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     panels[0].set_ylabel(f"mean change of activation, relative to width {widths[0]}")
 
@@ -78,7 +78,7 @@ def draw_transfer(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
             kept = np.isfinite(mse).all(axis=1)
             mean = np.exp(sweep.log_mse[kept].mean(axis=1))
             spread = np.abs([mse[kept].min(axis=1) - mean, mse[kept].max(axis=1) - mean])
-            colour = _shade(number, len(found))
+            colour = shade(number, len(found))
             panel.errorbar(
                 sweep.rates[kept], mean, yerr=spread, fmt="o-", color=colour, markersize=3,
                 linewidth=1, elinewidth=0.7, label=str(optimum.width),
@@ -93,12 +93,13 @@ def draw_transfer(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
             )  # fmt: skip
         panel.set_xscale("log")
         panel.set_yscale("log")
-        _dress(panel, name, "learning rate", None)
+        dress(panel, name, "learning rate", None)
         panel.legend(fontsize=8, frameon=False, title="width", title_fontsize=8)
     panels[0].set_ylabel("validation mean squared error")
 
 
-def _dress(panel: Any, title: str, x: str, ticks: Sequence[int] | None) -> None:
+def dress(panel: Any, title: str, x: str, ticks: Sequence[int] | None) -> None:
+    """Title, name of the abscissa and grid; with ticks, only these."""
     panel.set_title(title, fontsize=10, color=_INK)
     panel.set_xlabel(x)
     panel.grid(color=_GRID, linewidth=0.5)
@@ -107,6 +108,7 @@ def _dress(panel: Any, title: str, x: str, ticks: Sequence[int] | None) -> None:
         panel.set_xticks([], minor=True)
 
 
-def _shade(number: int, total: int) -> str:
+def shade(number: int, total: int) -> str:
+    """Colour of one of a sequence, from light to dark."""
     place = number / max(total - 1, 1) * (len(_RAMP) - 1)
     return _RAMP[math.floor(place + 0.5)]

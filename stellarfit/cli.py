@@ -15,6 +15,9 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from .choose_command import choose
+from .sweep_command import sweep
+
 app = typer.Typer(
     name="stellarfit",
     help="From a star's spectrum to Teff, logg and abundances with honest errors.",
@@ -303,6 +306,51 @@ def coordinate_check(
         report.print_json(summary)
     else:
         scaling_commands.print_slopes(found, summary, out)
+
+
+@app.command()
+def law(
+    ledger: Annotated[Path, typer.Argument(help="A ledger of runs (runs.jsonl).")],
+    out: Annotated[Path, typer.Option(help="The law to write.")] = Path("law.json"),
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Fit the scaling law of a ledger: test error by weights, unique spectra and spectra seen."""
+    from . import report, scaling_commands
+
+    summary = scaling_commands.fit_law(ledger, out, seed=seed)
+    if json:
+        report.print_json(summary)
+    else:
+        scaling_commands.print_law(summary)
+
+
+@app.command()
+def plan(
+    law: Annotated[Path, typer.Option(help="A law that `stellarfit law` wrote.")],
+    target_mse: Annotated[float | None, typer.Option(help="Test MSE to reach.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Or operations to spend.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Or hours on one GPU.")] = None,
+    gpu: Annotated[str, typer.Option(help="h200, h100 or a100.")] = "h200",
+    tflops: Annotated[
+        float | None, typer.Option(help="Its sustained TFLOP/s, where you measured them.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What to train: size, spectra, steps and GPU hours for an error, or for a budget."""
+    from . import report, scaling_commands
+
+    summary = scaling_commands.make_plan(
+        law, target_mse=target_mse, flops=flops, gpu_hours=gpu_hours, gpu=gpu, tflops=tflops
+    )
+    if json:
+        report.print_json(summary)
+    else:
+        scaling_commands.print_plan(summary)
+
+
+app.command()(choose)
+app.command()(sweep)
 
 
 @app.command()

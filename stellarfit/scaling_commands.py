@@ -1,4 +1,4 @@
-"""What ``stellarfit coordinate-check`` does with its arguments."""
+"""What the commands of scaling do with their arguments: coordinate-check, law and plan."""
 
 import dataclasses
 import json
@@ -12,11 +12,16 @@ import numpy as np
 from emulators.errors import InputError
 from emulators.grid import SpectralGrid
 from emulators.labels import LabelSpace
+from emulators.ledger import read_rows
 from emulators.parametrization import Standard
 from emulators.storage import atomic_write
 from emulators.training_data import TrainingData
 from scaling.coordinate_check import CHECK, Slope, check_coordinates, is_flat, slopes, steepest
+from scaling.cross_validation import cross_validate
+from scaling.frontier import Exponent, measure_exponents
+from scaling.law import ScalingLaw
 from scaling.mup import MaximalUpdate
+from scaling.plan import PAPER_PLAN, PAPER_TARGET, plan
 from scaling.toy import TOY_LABELS, toy_spectra
 
 from .report import check_folder, new_table
@@ -113,6 +118,103 @@ def print_slopes(found: Sequence[Slope], summary: dict[str, Any], out: Path | No
         print(f"written to {out}")
 
 
+def fit_law(ledger: Path, out: Path, *, seed: int) -> dict[str, Any]:
+    """Fit the scaling law of a ledger, say how well it predicts, and write it.
+
+    Returns
+    -------
+    What ``--json`` prints: fit, exponents beside the paper's, and errors of runs left out.
+    """
+    if out.is_dir():
+        raise InputError(f"--out {out}: a folder; give a file, such as law.json")
+    rows = read_rows(ledger)
+    law = ScalingLaw.fit(rows, seed=seed)
+    exponents = measure_exponents(rows, law, seed=seed)
+    try:
+        held_out = {
+            name: {"median_factor": found.median_factor, "coverage68": found.coverage68}
+            for name, found in cross_validate(rows, seed=seed).items()
+        }
+    except InputError:
+        held_out = None  # enough for a law, and not for one without a size or a decade
+    law.save(out)
+    return {
+        "law": str(out),
+        **law.record,
+        "ranges": law.ranges,
+        "recipe": law.recipe._asdict(),
+        "floor": law.floor._asdict(),
+        "noise": law.noise,
+        "exponents": [_exponent_to_dict(exponent) for exponent in exponents],
+        "left_out": held_out,
+    }
+
+
+def print_law(summary: dict[str, Any]) -> None:
+    """The exponents as a table, and what to know about the fit."""
+    from rich.console import Console
+
+    table = new_table("exponent", "by", "of", "power", "68%", "95%", "paper")
+    for row in summary["exponents"]:
+        ends = (f"{row[f'low{p}']:+.2f} {row[f'high{p}']:+.2f}" for p in (68, 95))
+        paper = "" if row["paper"] is None else f"{row['paper']:+.2f}"
+        names = (row["quantity"], row["method"], row["data"])
+        table.add_row(*names, f"{row['value']:+.2f}", *ends, paper)
+    Console().print(table)
+    print(
+        f"{summary['runs']} runs of {summary['sizes']} sizes ({summary['diverged']} diverged), "
+        f"scatter of ln(MSE) {summary['noise']:.3f}, irreducible error "
+        f"{summary['floor']['value']:.2g} (95%: up to {summary['floor']['high95']:.2g})"
+    )
+    if summary["left_out"] is None:
+        print("too few runs to leave any out: not checked on runs that it was not fitted to")
+    else:
+        for name, found in summary["left_out"].items():
+            print(
+                f"without a {name}: half of its runs predicted within a factor "
+                f"{found['median_factor']:.2f}, {found['coverage68']:.0%} of them in 68% intervals"
+            )
+    print(f"written to {summary['law']}")
+
+
+def make_plan(law: Path, **goal: Any) -> dict[str, Any]:
+    """What to train by a law, beside what the paper says of an error of 1e-8."""
+    found = plan(ScalingLaw.load(law), **goal)
+    return {"law": str(law), **found.to_dict(), "paper": {"target_mse": PAPER_TARGET, **PAPER_PLAN}}
+
+
+def print_plan(summary: dict[str, Any]) -> None:
+    """The plan as a table, the paper's, and what not to trust."""
+    from rich.console import Console
+
+    table = new_table("", "plan", "68%", "95%")
+    rows = (
+        "width", "depth", "parameters", "unique_spectra", "spectra_seen", "steps", "flops",
+        "gpu_hours", "mse",
+    )  # fmt: skip
+    for name in rows:
+        value, low68, high68, low95, high95 = summary[name].values()
+        table.add_row(
+            name.replace("_", " "), _brief(value), f"{_brief(low68)} - {_brief(high68)}",
+            f"{_brief(low95)} - {_brief(high95)}",
+        )  # fmt: skip
+    Console().print(table)
+    rate = summary["learning_rate"]
+    print(
+        f"batches of {summary['batch_size']} spectra, learning rate "
+        f"{'that of the ledger' if rate is None else f'{rate:g}'} under muP, "
+        f"{summary['gpu']} at {summary['tflops']:.0f} TFLOP/s"
+    )
+    paper = summary["paper"]
+    print(
+        f"the paper, for an error of {paper['target_mse']:g}: {paper['flops']:g} FLOPs, "
+        f"{paper['parameters']:.2g} weights, {paper['spectra']:.3g} spectra, "
+        f"{paper['gpu_days']:.0f} GPU-days"
+    )
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}")
+
+
 def _from_grid(path: Path) -> tuple[LabelSpace, TrainingData]:
     """A few stars of a grid at a few pixels, spread over all of it."""
     grid = SpectralGrid.open(path)
@@ -133,6 +235,15 @@ def _by_step(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in _MEASURED:
             step[name][row["layer"]] = float(f"{row[name]:.6g}")
     return list(found.values())
+
+
+def _exponent_to_dict(exponent: Exponent) -> dict[str, Any]:
+    values = exponent._asdict()
+    return {**values.pop("power")._asdict(), **values}
+
+
+def _brief(value: float) -> str:
+    return f"{value:.0f}" if 1 <= value < 1e4 else f"{value:.3g}"
 
 
 def _to_dict(slope: Slope) -> dict[str, Any]:

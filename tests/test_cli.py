@@ -193,6 +193,15 @@ def test_grid_import_and_train(tmp_path, capsys):
     assert found["parametrization"]["leaves"]["up"]["learning_rate_factor"] == 64 / 32
     status, text, err = run(capsys, *command)
     assert status == 2 and text == "" and err.count("\n") == 1
+    (tmp_path / "sweep.toml").write_text(
+        "[train]\nbatch_size = 2\nsteps_per_call = 2\nwarmup = 1\n"
+        "[[runs]]\nsizes = [[32, 1]]\nunique_spectra = [8]\nflops = [2e8]\nseeds = [0]\n"
+    )
+    command = ("sweep", tmp_path / "sweep.toml", "--grid", grid, "--out", tmp_path / "sweep")
+    for _ in range(2):
+        status, text, _ = run(capsys, *command, "--held-out", 2, "--json")
+        found = json.loads(text)
+        assert status == 0 and found["runs"] == found["asked"] == 1
 
 
 def test_coordinate_check(tmp_path, capsys, monkeypatch):
@@ -242,6 +251,7 @@ def test_coordinate_check(tmp_path, capsys, monkeypatch):
         (("coordinate-check", "--width", 64, "--width", 100, "--out", "new"), "width 100"),
         (("coordinate-check", "--seeds", 0, "--out", "new"), "seeds is 0"),
         (("coordinate-check", "--grid", "none.h5", "--out", "new"), "none.h5"),
+        (("sweep", "none.toml", "--grid", "grid.h5", "--out", "new"), "none.toml"),
         (("grid", "generate", "grid.h5", "--num", 4, "--label", "teff=hot"), "name=lower:upper"),
         (("grid", "generate", "grid.h5", "--num", 4, "--label", "teff=7000:4000"), "teff"),
         (("grid", "generate", "grid.h5", "--num", 4, "--stop", 10), "stop 10"),

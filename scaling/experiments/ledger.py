@@ -27,9 +27,13 @@ class Ledger:
         self.rows: list[dict[str, Any]] = read_rows(path) if path.exists() else []
         self._end = time.monotonic() + seconds
 
+    def has(self, wanted: dict[str, Any]) -> bool:
+        """Whether there is such a row."""
+        return any(all(row[name] == wanted[name] for name in self.key) for row in self.rows)
+
     def wants(self, wanted: dict[str, Any], expected: float) -> bool:
         """Whether there is no such row yet, and time for the `expected` seconds of it."""
-        if any(all(row[name] == wanted[name] for name in self.key) for row in self.rows):
+        if self.has(wanted):
             return False
         left = self._end - time.monotonic()
         if expected > left:

@@ -177,7 +177,7 @@ def make(candidate: Candidate, spectra: Spectra, run_dir: Path) -> dict[str, Any
         star = evaluate_on_grid(model, test)
     else:
         # No checkpoints on the way: a run is short.
-        every = {"validate_every": 1000, "checkpoint_every": 1_000_000}
+        every: dict[str, Any] = {"validate_every": 1000, "checkpoint_every": 1_000_000}
         trained = train(
             training,
             config=TrainConfig(**(RECIPE | every | settings)),

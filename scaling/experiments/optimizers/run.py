@@ -1,4 +1,4 @@
-"""Adam, Muon and SOAP at equal FLOPs: two sizes, three rates each, two seeds.
+"""Adam, Muon and SOAP at equal FLOPs: two sizes, five rates each, two seeds.
 
     python -m scaling.experiments.optimizers.run --grid grid.h5 --out OUT [--seconds 500]
                                                  [--optimizers adam muon]
@@ -29,11 +29,10 @@ from scaling.experiments.optimizers.factories import FACTORIES, optimizer_flops
 
 # (width, depth) with the steps of a run, and the seconds to leave for it on an H200.
 SIZES = (((64, 4), 6000, 20.0), ((128, 8), 2500, 25.0))
-# A factor of two around the first.
 RATES = {
-    "adam": (2e-3, 4e-3, 1e-3),
-    "muon": (4e-3, 8e-3, 2e-3),
-    "soap": (2e-3, 4e-3, 1e-3),
+    "adam": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "muon": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
 SEEDS = (0, 1)
 HELD_OUT = 1024
@@ -71,7 +70,7 @@ def study(
         Of `TrainConfig`, in place of this experiment's.
     """
     ledger = Ledger(out / "optimizers.jsonl", KEY, seconds)
-    spectra = {"data": data.on_device(), "validation": validation, "test": test}
+    spectra: dict[str, Any] = {"data": data.on_device(), "validation": validation, "test": test}
     spectra |= {"label_space": label_space}
     defaults = {
         "parametrization": MaximalUpdate(base_width=64),
@@ -85,20 +84,28 @@ def study(
     }
     for ((width, depth), steps, expected), name in itertools.product(sizes, rates):
         config = TrainConfig(steps=steps, width=width, depth=depth, **(defaults | settings))
-        pairs = list(itertools.product(rates[name], seeds))
+        about = {"optimizer": name, "width": width, "depth": depth, "steps": steps}
+        # Rates that lack a seed are run with all seeds.
+        lacking = [
+            rate
+            for rate in rates[name]
+            if not all(ledger.has(about | {"learning_rate": rate, "seed": s}) for s in seeds)
+        ]
+        pairs = list(itertools.product(lacking, seeds))
         # SOAP renews its bases now and then; of runs in one stack, each would at every step.
         for runs in [[pair] for pair in pairs] if name == "soap" else [pairs]:
-            about = {"optimizer": name, "width": width, "depth": depth, "steps": steps}
-            rate, seed = runs[-1]
-            wanted = about | {"learning_rate": rate, "seed": seed}
-            if not ledger.wants(wanted, expected * len(runs)):
+            if not runs or not ledger.wants(
+                about | dict(zip(("learning_rate", "seed"), runs[-1], strict=True)),
+                expected * len(runs),
+            ):
                 continue
             if name == "soap":
+                rate, seed = runs[0]
                 one = dataclasses.replace(config, learning_rate=rate, seed=seed)
                 found = [_train_soap(one, spectra, out / f"{width}-{rate:g}-{seed}")]
             else:
                 found = train_many(
-                    **spectra, config=config, learning_rates=rates[name], seeds=seeds,
+                    **spectra, config=config, learning_rates=lacking, seeds=seeds,
                     optimizer=FACTORIES[name],
                 )  # fmt: skip
                 found = [(trained.row, trained.model) for trained in found]

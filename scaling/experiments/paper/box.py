@@ -27,11 +27,12 @@ VMIC = 1.0
 # which are the truth of this experiment and of nothing else.
 CUT = 1e-2
 # All metals of the line list but Ar, As, Ag and Hg, which do not show.
-ELEMENTS = tuple(
+_SHOWN = (
     "Li Be C N O Na Mg Al Si P S Cl K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge Rb Sr Y Zr Nb Mo Ru Rh "
     "Pd Cd In Sn Sb Cs Ba La Ce Pr Nd Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Pb Bi "
-    "Th U".split()
+    "Th U"
 )
+ELEMENTS = tuple(_SHOWN.split())
 _SHOWS = 1e-3
 _DWARFS = ((4500.0, 4.5), (5750.0, 4.5))
 

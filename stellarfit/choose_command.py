@@ -1,0 +1,136 @@
+"""``stellarfit choose``: which emulator is good enough, and what to train if none is."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_SUN = "teff=5772,logg=4.44,vmic=1.0"
+
+
+def choose(
+    snr: Annotated[float, typer.Option(help="S/N a pixel, at the continuum.")],
+    resolution: Annotated[float, typer.Option(help="Resolving power lambda / FWHM.")],
+    wavelength_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", help="Vacuum wavelengths [Angstrom]; all that is known otherwise."),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels that must be good: --labels teff,logg,fe_h.")
+    ] = None,
+    star: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A star, its other abundances solar: --star {_SUN}. Repeated."),
+    ] = None,
+    hold: Annotated[
+        str | None, typer.Option(help="Labels, or v_rad, that the fit will not vary: vmic,v_rad.")
+    ] = None,
+    emulator: Annotated[
+        list[str] | None,
+        typer.Option(help="A candidate: name or .h5 path; the shipped ones otherwise. Repeated."),
+    ] = None,
+    pixels_per_fwhm: Annotated[float, typer.Option(help="Pixels a resolution element.")] = 3.0,
+    plot: Annotated[Path | None, typer.Option(help="A PNG file to write.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The smallest emulator whose error is small beside photon noise, for your labels and stars."""
+    from rich.console import Console
+
+    from emulators.emulator import load_emulator
+    from scaling.choose import choose_emulator
+
+    from . import report
+
+    stars = [_parse_star(text) for text in star or [_SUN]]
+    if plot is not None:
+        _check_plot(plot)
+    candidates = None if emulator is None else [load_emulator(name) for name in emulator]
+    with Console(stderr=True).status("comparing emulators near the star"):
+        choice = choose_emulator(
+            candidates, stars=stars, snr=snr, resolution=resolution, labels=_split(labels),
+            wavelength_range=wavelength_range, pixels_per_fwhm=pixels_per_fwhm,
+            held=_split(hold) or (),
+        )  # fmt: skip
+    if plot is not None:
+        _write_plot(plot, choice)
+    if json:
+        report.print_json(choice.to_dict())
+    else:
+        _print(choice, plot)
+
+
+def _split(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _parse_star(text: str) -> dict[str, float]:
+    from emulators.errors import InputError
+
+    star = {}
+    for pair in text.split(","):
+        name, _, value = pair.partition("=")
+        try:
+            star[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"--star {text}: give label=value, such as {_SUN}") from None
+    return star
+
+
+def _check_plot(path: Path) -> None:
+    from emulators.errors import InputError
+
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"--plot {path}: give a file in a folder that exists")
+
+
+def _write_plot(path: Path, choice: Any) -> None:
+    from matplotlib.figure import Figure
+
+    from emulators.storage import atomic_write
+    from scaling.choose_figure import draw_choice
+
+    figure = Figure(figsize=(5 * len(choice.stars) + 1, 4), layout="constrained")
+    draw_choice(figure, choice)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _print(choice: Any, plot: Path | None) -> None:
+    """A table a star: photon noise, and every size's error with its share of photon noise."""
+    import math
+
+    from rich.console import Console
+
+    from scaling.choose import THRESHOLD
+
+    from .report import decimals, new_table
+
+    console = Console()
+    rows = choice.table()
+    for number, star in enumerate(choice.stars):
+        known = (f"{n} {v:g}" for n, v in star.items() if v != 0 or not n.endswith("_fe"))
+        console.print(", ".join(known), highlight=False)
+        table = new_table("label", "unit", "photon noise", *(size.name for size in choice.sizes))
+        for row in rows:
+            if row["star"] != number:
+                continue
+            noise = row["statistical"]
+            digits = min(decimals(noise) + 1, 5)
+            table.add_row(
+                row["label"], row["unit"], f"{noise:.{digits}f}",
+                *(f"{s:.{digits}f} ({s / noise:.2f})" for s in row["systematic"].values()),
+            )  # fmt: skip
+        console.print(table)
+    print(
+        f"systematic error (over photon noise), {choice.settings['pixels']} pixels; good enough "
+        f"is below {THRESHOLD:g} for every label"
+    )
+    if choice.chosen is not None:
+        print(f"{choice.chosen} is good enough")
+    elif math.isfinite(choice.needed_mse):
+        print(
+            f"none is good enough: train one to a mean squared error of {choice.needed_mse:.1e} "
+            f"(stellarfit plan --law LAW --target-mse {choice.needed_mse:.1e})"
+        )
+    if plot is not None:
+        print(f"written to {plot}")
