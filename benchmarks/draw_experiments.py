@@ -1,20 +1,27 @@
-"""Redraw the figures of `scaling.experiments` from the ledgers that are committed beside them.
+"""Redraw the figures of `scaling.experiments`, and fit its laws, from the ledgers beside them.
 
     python benchmarks/draw_experiments.py
 
 Writes transfer/transfer.png with transfer/optima.json, and baselines/baselines.png, and prints
-the chosen baselines as a table.
+the chosen baselines as a table. In paper and family_law it writes law.json, scaling.png (the
+paper's Figure 1), allocation.png (its Figure 2), held_out.png and exponents.json.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 import scaling.experiments
+from emulators.ledger import read_rows
+from scaling import ScalingLaw
+from scaling.cross_validation import cross_validate
 from scaling.experiments.baselines.run import choose, draw
 from scaling.figures import draw_transfer
+from scaling.frontier import measure_exponents
+from scaling.law_figures import draw_allocation, draw_cross_validation, draw_scaling
 from scaling.transfer import find_optima, find_shifts
 
 FOLDER = Path(scaling.experiments.__file__).parent
@@ -26,7 +33,42 @@ def read(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def fit_law(folder: Path) -> None:
+    """Law, figures and exponents of a sweep's ledger."""
+    rows = read_rows(folder / "runs.jsonl")
+    law = ScalingLaw.fit(rows)
+    law.save(folder / "law.json")
+    held_out = cross_validate(rows)
+    exponents = []
+    for exponent in measure_exponents(rows, law):
+        values = exponent._asdict()
+        power = values.pop("power")._asdict()
+        # Where most bootstrap draws have no such line there is no interval, and JSON has no NaN.
+        exponents.append(values | {k: v if math.isfinite(v) else None for k, v in power.items()})
+    found = {
+        "exponents": exponents,
+        "held_out": {
+            name: {"median_factor": found.median_factor, "coverage68": found.coverage68}
+            for name, found in held_out.items()
+        },
+    }
+    text = json.dumps(found, indent=1, allow_nan=False)
+    (folder / "exponents.json").write_text(text, encoding="utf-8")
+    for name, size, paint in (
+        ("scaling", (11, 6), lambda figure: draw_scaling(figure, rows, law)),
+        ("allocation", (12, 4), lambda figure: draw_allocation(figure, rows, law)),
+        ("held_out", (9, 4), lambda figure: draw_cross_validation(figure, held_out)),
+    ):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        figure.savefig(folder / f"{name}.png", dpi=110)
+    print(folder.name, found["held_out"])
+
+
 def main() -> None:
+    for name in ("paper", "family_law"):
+        fit_law(FOLDER / name)
+
     rows = read("transfer")
     figure = Figure(figsize=(10, 4))
     draw_transfer(figure, rows)

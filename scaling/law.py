@@ -30,6 +30,11 @@ from .runs import Runs, draw_trunks, finished, hash_rows, read_recipe, read_runs
 from .sizes import Recipe
 
 KIND, VERSION = "scaling law", 1
+_EXPERIMENTS = Path(__file__).parent / "experiments"
+SHIPPED = {
+    "paper": _EXPERIMENTS / "paper/law.json",
+    "fgk-mgb": _EXPERIMENTS / "family_law/law.json",
+}
 # Percentiles of the central 68% and 95%: those of one and two standard errors of a Gaussian.
 PERCENTILES = (15.865, 84.135, 2.275, 97.725)
 _MIN_RUNS, _MIN_SIZES = 15, 3
@@ -264,16 +269,22 @@ class ScalingLaw:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ScalingLaw":
-        """Read what `save` wrote.
+        """Read what `save` wrote: a file, or a shipped law by its name.
+
+        Shipped are ``paper``, of `scaling.experiments.paper`, and ``fgk-mgb``, of the label space
+        of the shipped emulators.
 
         Raises
         ------
         InputError
             If there is no such file, it is no law, it is damaged, or of a newer version.
         """
-        path = Path(path)
+        path = SHIPPED.get(os.fspath(path), Path(path))
         if not path.is_file():
-            raise InputError(f"law: no file {path}; stellarfit law writes one from a ledger")
+            raise InputError(
+                f"law: no file {path}, and no law of that name ({', '.join(SHIPPED)}); stellarfit "
+                "law writes one from a ledger"
+            )
         try:
             contents = json.loads(path.read_text(encoding="utf-8"))
             kind, found = contents["kind"], contents["version"]

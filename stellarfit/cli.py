@@ -327,7 +327,7 @@ def law(
 
 @app.command()
 def plan(
-    law: Annotated[Path, typer.Option(help="A law that `stellarfit law` wrote.")],
+    law: Annotated[str, typer.Option(help="paper, fgk-mgb, or what `law` wrote.")] = "paper",
     target_mse: Annotated[float | None, typer.Option(help="Test MSE to reach.")] = None,
     flops: Annotated[float | None, typer.Option(help="Or operations to spend.")] = None,
     gpu_hours: Annotated[float | None, typer.Option(help="Or hours on one GPU.")] = None,

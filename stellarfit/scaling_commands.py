@@ -177,10 +177,10 @@ def print_law(summary: dict[str, Any]) -> None:
     print(f"written to {summary['law']}")
 
 
-def make_plan(law: Path, **goal: Any) -> dict[str, Any]:
+def make_plan(law: str, **goal: Any) -> dict[str, Any]:
     """What to train by a law, beside what the paper says of an error of 1e-8."""
     found = plan(ScalingLaw.load(law), **goal)
-    return {"law": str(law), **found.to_dict(), "paper": {"target_mse": PAPER_TARGET, **PAPER_PLAN}}
+    return {"law": law, **found.to_dict(), "paper": {"target_mse": PAPER_TARGET, **PAPER_PLAN}}
 
 
 def print_plan(summary: dict[str, Any]) -> None:

@@ -196,7 +196,7 @@ def test_commands_fit_a_law_and_plan_by_it(tmp_path, capsys):
         (("law", "empty.jsonl", "--out", "."), "a folder"),
         (("plan", "--law", "none.json", "--flops", 1), "no file none.json"),
         (("plan", "--law", "empty.jsonl", "--flops", 1), "is no law.json"),
-        (("plan", "--flops", 1), "--law"),
+        (("plan",), "0 goals; give one"),
     ],
 )
 def test_commands_refuse_bad_input(tmp_path, monkeypatch, capsys, arguments, message):
