@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from .law import Interval, check_enough, draw_runs, fit_runs
 from .law_fit import log_mse
-from .runs import Runs, read_runs
+from .runs import Runs, decade, read_runs
 
 
 class CrossValidation(NamedTuple):
@@ -68,7 +68,7 @@ def cross_validate(
     check_enough(runs)
     groups = {
         "size": ("parameters", runs.parameters),
-        "decade": ("flops", np.floor(np.log10(runs.flops))),
+        "decade": ("flops", decade(runs.flops)),
     }
     return {
         name: _hold_out(runs, held, group, seed, draws) for name, (held, group) in groups.items()

@@ -26,7 +26,7 @@ from .law_fit import (
     held_out_scatter,
     log_mse,
 )
-from .runs import Runs, draw_trunks, finished, hash_rows, read_recipe, read_runs
+from .runs import Runs, decade, draw_trunks, finished, hash_rows, read_recipe, read_runs
 from .sizes import Recipe
 
 KIND, VERSION = "scaling law", 1
@@ -346,7 +346,7 @@ def fit_runs(
     trunk = np.unique(runs.trunk[kept], return_inverse=True)[1]
     counts[:, kept] = draw_trunks(trunk, draws, seed, _SHARE)
     refits = fit_draws(sample, counts, theta, noise)
-    groups = (runs.parameters, np.floor(np.log10(runs.flops)))
+    groups = (runs.parameters, decade(runs.flops))
     return theta, refits, held_out_scatter(sample, weights, groups, theta, refits, noise)
 
 

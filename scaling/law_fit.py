@@ -141,7 +141,8 @@ def fit_draws(
         If more than a tenth of the draws have not converged; fewer are left out.
     """
     counts = jnp.asarray(counts, float)
-    # Every draw decides anew whether there is an irreducible error; from none it would find none.
+    # With an irreducible error, also where the fit has none: how large it may be is not known, and
+    # beyond the ledger that widens the intervals. From none a descent would find none.
     start = np.array(theta, float)
     start[0] = max(start[0], float(sample.log_mse.min()) - _FLOORS[1])
     thetas = jnp.broadcast_to(jnp.asarray(start), (len(counts), len(NAMES)))

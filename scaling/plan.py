@@ -13,11 +13,14 @@ from .law import Interval, ScalingLaw
 from .law_fit import log_mse
 from .sizes import Ladder, make_ladder
 
-# Sustained TFLOP/s of training in 16 bits, by the count of operations that the law uses. The H200
-# was measured by benchmarks/training_throughput.py (width 256 and more); the others are that times
-# their published dense bfloat16 peak over the H200's: 989 TFLOP/s for both Hopper cards, 312 for
-# the A100.
-GPUS = {"h200": 250.0, "h100": 250.0 * 989 / 989, "a100": 250.0 * 312 / 989}
+# Sustained TFLOP/s of training in 16 bits by width, by the count of operations that the law uses:
+# what runs of the shipped ledgers, steps of 64 stars and 1,024 pixels, had on an H200. Wider
+# networks are taken to be no faster than the widest that was measured.
+_WIDTHS = (32, 64, 96, 128, 160, 224, 256)
+_TFLOPS = (15.0, 52.0, 72.0, 131.0, 131.0, 181.0, 240.0)
+# Published dense bfloat16 peaks over the H200's: 989 TFLOP/s for both Hopper cards, 312 for the
+# A100.
+GPUS = {"h200": 1.0, "h100": 989 / 989, "a100": 312 / 989}
 
 # The paper's answer for an error of 1e-8 (arXiv:2503.18617, section 5); its spectra are those seen.
 PAPER_TARGET = 1e-8
@@ -62,7 +65,7 @@ class Plan:
     flops, gpu_hours
         Cost of the run alone: trunk and cool-down, no search.
     gpu, tflops
-        The GPU, and the rate that it is taken to sustain.
+        The GPU, and the rate that it is taken to sustain at this width.
     mse
         Predicted test error of this run.
     unreachable
@@ -115,7 +118,8 @@ def plan(
     gpu
         Name of the GPU: one of `GPUS`.
     tflops
-        Sustained TFLOP/s of training, where they were measured; they replace those of `GPUS`.
+        Sustained TFLOP/s of training, where you measured them; by default those that an H200 had
+        at each width, times the GPU's share of its peak.
 
     Raises
     ------
@@ -123,7 +127,8 @@ def plan(
         If not one of the three is given, a number is not positive, the GPU is unknown, or the
         target is below what any size and training reaches.
     """
-    rate = _find_rate(gpu, tflops)
+    ladder = make_ladder(law.recipe)
+    rate = _find_rates(gpu, tflops, ladder)
     wanted = {"target_mse": target_mse, "flops": flops, "gpu_hours": gpu_hours}
     given = {name: value for name, value in wanted.items() if value is not None}
     if len(given) != 1:
@@ -131,7 +136,6 @@ def plan(
     for name, value in given.items():
         if not (value > 0 and math.isfinite(value)):
             raise InputError(f"plan: {name} is {value:g}; give a positive number")
-    ladder = make_ladder(law.recipe)
     laws = np.vstack([law.theta, law.draws])
     if target_mse is not None:
         seen = _to_reach(laws, ladder, math.log(target_mse))
@@ -151,13 +155,14 @@ def plan(
     return _describe(law, ladder, choice, gpu, rate, target_mse)
 
 
-def _find_rate(gpu: str, tflops: float | None) -> float:
+def _find_rates(gpu: str, tflops: float | None, ladder: Ladder) -> Float[np.ndarray, " size"]:
     if gpu not in GPUS:
         raise InputError(f"plan: unknown GPU {gpu}; give one of {', '.join(GPUS)}")
-    rate = GPUS[gpu] if tflops is None else tflops
-    if not (rate > 0 and math.isfinite(rate)):
-        raise InputError(f"plan: tflops is {rate:g}; give a positive number")
-    return rate
+    if tflops is None:
+        return GPUS[gpu] * np.interp(np.log(ladder.width), np.log(_WIDTHS), _TFLOPS)
+    if not (tflops > 0 and math.isfinite(tflops)):
+        raise InputError(f"plan: tflops is {tflops:g}; give a positive number")
+    return np.full(len(ladder.width), tflops)
 
 
 def _repeating(law: ScalingLaw) -> float:
@@ -219,7 +224,7 @@ def _describe(
     ladder: Ladder,
     choice: _Choice,
     gpu: str,
-    rate: float,
+    rates: Float[np.ndarray, " size"],
     target: float | None,
 ) -> Plan:
     def interval(values: np.ndarray) -> Interval:
@@ -252,5 +257,6 @@ def _describe(
     return Plan(
         of_size(ladder.width), of_size(ladder.depth), weights, interval(unique), interval(seen),
         batch, law.recipe.learning_rate, interval(seen / batch), flops,
-        interval(choice.flops / (rate * 3.6e15)), gpu, rate, mse, unreachable, tuple(warnings),
+        interval(choice.flops / (rates[choice.size] * 3.6e15)), gpu,
+        float(rates[choice.size[0]]), mse, unreachable, tuple(warnings),
     )  # fmt: skip

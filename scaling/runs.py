@@ -28,8 +28,8 @@ class Runs(NamedTuple):
     parameters
         Weights P.
     unique
-        Distinct spectra U in the training set; for spectra made as training goes, as many as
-        were seen or more.
+        Distinct spectra U in the training set; for spectra made as training goes, those that were
+        in the store at some time.
     seen
         Spectra seen S: steps times batch.
     flops
@@ -92,6 +92,11 @@ def read_runs(rows: Sequence[dict[str, Any]]) -> Runs:
             raise InputError(f"ledger: a row has {name} {column.min():g}; give positive numbers")
     trunk = np.array([number[row.get("trunk") or row["run_id"]] for row in kept], np.int64)
     return Runs(*values, trunk=trunk)
+
+
+def decade(flops: Float[np.ndarray, " run"]) -> Float[np.ndarray, " run"]:
+    """Power of ten of budgets; 15% below one still counts as it, as whole calls come near it."""
+    return np.floor(np.log10(1.15 * flops))
 
 
 def finished(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

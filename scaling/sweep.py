@@ -6,8 +6,6 @@ was trained for that budget alone. Small networks of one size are trained in one
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import os
 import tomllib
@@ -78,12 +76,6 @@ class Trunks(NamedTuple):
         cooled = sum(branch.steps - branch.turn for branch in self.branches)
         return self.branches[-1].turn + cooled
 
-    @property
-    def name(self) -> str:
-        """Of the folder of their checkpoint: changes with everything that they are."""
-        text = json.dumps(self).encode()
-        return f"{self.width}x{self.depth}-{hashlib.sha256(text).hexdigest()[:12]}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -115,10 +107,13 @@ class Sweep:
                 f"sweep: unknown training setting {unknown[0]!r}; allowed: "
                 f"{', '.join(sorted(_SETTINGS))}"
             )
+        for name, value in self.settings.items():
+            _check_setting(name, value)
         if not self.blocks:
             raise InputError("sweep: no [[runs]]; give at least one block of them")
         for block in self.blocks:
-            _check_block(block, self.settings.get("head_dim", 32))
+            _check_block(block, self.settings.get("head_dim", TrainConfig.head_dim))
+        self.config(1, 1, 0, 1)  # which checks the settings together
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Sweep":
@@ -146,8 +141,9 @@ class Sweep:
     def config(self, width: int, depth: int, seed: int, steps: int) -> TrainConfig:
         """Of one run."""
         call = self.settings.get("steps_per_call", TrainConfig.steps_per_call)
+        periods = tuple(self.settings.get("periods", TrainConfig.periods))
         return TrainConfig(
-            **self.settings,
+            **(self.settings | {"periods": periods}),
             width=width,
             depth=depth,
             seed=seed,
@@ -202,6 +198,36 @@ def _cost(trunks: Trunks) -> int:
     return trunks.width**2 * trunks.depth * len(trunks.members) * trunks.branches[-1].steps
 
 
+def _check_setting(name: str, value: Any) -> None:
+    """Refuse a setting of another type than its default, or a count below 1."""
+    default = getattr(TrainConfig, name)
+    if name == "periods":
+        good, wanted = _is_pair(value) and all(map(_is_number, value)), "two numbers"
+    elif name == "num_pixels":
+        good, wanted = _is_count(value), "a whole number from 1"
+    elif isinstance(default, str):
+        good, wanted = isinstance(value, str), "a text"
+    elif isinstance(default, int):
+        lowest = 0 if name == "warmup" else 1
+        good, wanted = _is_count(value, lowest), f"a whole number from {lowest}"
+    else:
+        good, wanted = _is_number(value), "a number"
+    if not good:
+        raise InputError(f"sweep: {name} is {value!r}; give {wanted}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any, lowest: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+
+
 def _check_block(block: Any, head_dim: int) -> None:
     """Refuse a block of runs that says something else than it should."""
     if not isinstance(block, dict) or set(block) != _BLOCK:
@@ -218,18 +244,14 @@ def _check_block(block: Any, head_dim: int) -> None:
             if not accepts(value):
                 raise InputError(f"sweep: {name} holds {value!r}; {wanted}")
 
-    def is_count(value: Any, lowest: int = 1) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-
     def is_size(value: Any) -> bool:
-        pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
-        return pair and all(map(is_count, value)) and value[0] % head_dim == 0
+        return _is_pair(value) and all(map(_is_count, value)) and value[0] % head_dim == 0
 
     check("sizes", is_size, f"give [width, depth], the width a multiple of head_dim ({head_dim})")
-    check("unique_spectra", lambda v: v == FRESH or is_count(v), 'give numbers from 1, or "fresh"')
+    check("unique_spectra", lambda v: v == FRESH or _is_count(v), 'give numbers from 1, or "fresh"')
     check(
         "flops",
-        lambda v: isinstance(v, int | float) and 0 < v < math.inf,
+        lambda v: _is_number(v) and v > 0,
         "give operations above 0",
     )
-    check("seeds", lambda v: is_count(v, 0), "give whole numbers from 0")
+    check("seeds", lambda v: _is_count(v, 0), "give whole numbers from 0")

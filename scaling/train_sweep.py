@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from emulators.training_step import State
 
 from .sweep import Branch, Sweep, Trunks
 
-SWEEP_COLUMNS = (*COLUMNS, "trunk", "steps_trunk", "steps_cooldown", "loss")
+SWEEP_COLUMNS = (*COLUMNS, "learning_rate", "trunk", "steps_trunk", "steps_cooldown", "loss")
 """Of a sweep's ledger: those of every run, and
 
 - ``trunk``: name of the constant-rate run that this one branched off;
@@ -78,10 +79,11 @@ def train_sweep(
     seconds: float = float("inf"),
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Make the runs that the ledger in `out` lacks; all its rows, in the order of their making.
+    """Make the runs that the ledger in `out` lacks; rows of all, in the order of their making.
 
     A killed sweep is called again: no run is made twice, and on one machine the rest come out
-    with the same bits.
+    with the same bits. Trunks go on from their last branch, also towards budgets that are new; a
+    stack that gets a new member begins again.
 
     Parameters
     ----------
@@ -98,7 +100,7 @@ def train_sweep(
         A ``dask.distributed.Client``: trunks are then trained by its workers, each on the first
         device that it sees, which must all see `out`.
     seconds
-        No branch is begun that would not end in them.
+        After them no branch is begun, nor one that would not end in them by the pace of the last.
     progress
         Show a table of what is under way.
 
@@ -112,19 +114,15 @@ def train_sweep(
     mend(ledger)
     _check(sweep, spectra)
     task = _Task(sweep, spectra, out, *_hashes(spectra))
-    end = time.monotonic() + seconds
-    todo = [
-        trunks
-        for trunks in sweep.trunks(spectra.label_space, spectra.training.flux.shape[1])
-        if task.missing(trunks)
-    ]
+    # Of the world's clock, which the workers of a cluster share.
+    end = time.time() + seconds
+    asked = sweep.trunks(spectra.label_space, spectra.training.flux.shape[1])
+    todo = [trunks for trunks in asked if task.missing(trunks)]
     if client is not None:
         shared = client.scatter(task, broadcast=True)
-        futures = [
-            client.submit(_train_trunks, shared, trunks, seconds, pure=False) for trunks in todo
-        ]
+        futures = [client.submit(_train_trunks, shared, trunks, end, pure=False) for trunks in todo]
         client.gather(futures)
-        return read_rows(ledger) if ledger.exists() else []
+        return task.rows(asked)
     idle: SimpleQueue[Any] = SimpleQueue()
     for team in jax.devices() if devices is None else devices:
         idle.put(_Team(list(team) if isinstance(team, Sequence) else [team]))
@@ -134,14 +132,13 @@ def train_sweep(
         def work(place: int) -> None:
             team = idle.get()
             try:
-                left = end - time.monotonic()
-                _train_trunks(task, todo[place], left, team, lambda *now: tell(place, *now))
+                _train_trunks(task, todo[place], end, team, lambda *now: tell(place, *now))
             finally:
                 idle.put(team)
 
         # The list consumes the results, and with them any error.
         list(pool.map(work, range(len(todo))))
-    return read_rows(ledger) if ledger.exists() else []
+    return task.rows(asked)
 
 
 def _check(sweep: Sweep, spectra: Spectra) -> None:
@@ -180,13 +177,16 @@ class _Task:
         return self.out / "runs.jsonl"
 
     def checkpoint(self, trunks: Trunks) -> Path:
-        return self.out / trunks.name / "trunks.h5"
+        """Of these members with these settings and spectra, whatever their budgets."""
+        ids = [self.run(trunks, member, 0)[2] for member in trunks.members]
+        name = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:12]
+        return self.out / f"{trunks.width}x{trunks.depth}-{name}" / "trunks.h5"
 
     def run(
         self, trunks: Trunks, member: tuple[int | None, int], steps: int
     ) -> tuple[TrainConfig, str, str]:
         """Configuration, run id and trunk id of one run."""
-        config = self.sweep.config(trunks.width, trunks.depth, member[1], steps)
+        config = self.sweep.config(trunks.width, trunks.depth, member[1], max(steps, 1))
         settings = config.to_dict()
         of_trunk = {name: value for name, value in settings.items() if name != "steps"}
         data = self.hash_fresh if trunks.fresh else self.hash_training
@@ -197,16 +197,22 @@ class _Task:
 
         return config, digest(settings), digest(of_trunk)
 
+    def rows(self, asked: Sequence[Trunks]) -> list[dict[str, Any]]:
+        """Those of the ledger that these trunks ask for."""
+        rows = read_rows(self.ledger) if self.ledger.exists() else []
+        ids = {
+            i for trunks in asked for branch in trunks.branches for i in self.ids(trunks, branch)
+        }
+        return [row for row in rows if row["run_id"] in ids]
+
+    def ids(self, trunks: Trunks, branch: Branch) -> list[str]:
+        """Of the runs that end with a branch."""
+        return [self.run(trunks, member, branch.steps)[1] for member in trunks.members]
+
     def missing(self, trunks: Trunks) -> list[Branch]:
         """Branches of which the ledger lacks a run."""
-        rows = read_rows(self.ledger) if self.ledger.exists() else []
-        known = {row["run_id"] for row in rows}
-
-        def is_known(branch: Branch) -> bool:
-            ids = (self.run(trunks, member, branch.steps)[1] for member in trunks.members)
-            return all(run_id in known for run_id in ids)
-
-        return [branch for branch in trunks.branches if not is_known(branch)]
+        known = {row["run_id"] for row in self.rows([trunks])}
+        return [b for b in trunks.branches if not known.issuperset(self.ids(trunks, b))]
 
 
 @dataclasses.dataclass
@@ -220,33 +226,31 @@ class _Team:
 def _train_trunks(
     task: _Task,
     trunks: Trunks,
-    seconds: float,
+    end: float,
     team: _Team | None = None,
     tell: Tell = lambda *_: None,
 ) -> None:
     """All missing branches of some trunks, in order; a row a run as soon as it is done."""
-    end = time.monotonic() + seconds
     team = _Team(jax.devices()[:1]) if team is None else team
     # Spectra that are made on the way are made on the first device.
     with jax.default_device(team.devices[0]):
         todo = task.missing(trunks)
-        work = _Work.resume(task, trunks, team, todo[0].turn)
-        last, pace, before = trunks.branches[-1].steps, 0.0, 0
-        for branch in trunks.branches:
-            if branch in todo:
-                steps = branch.steps - work.step
-                if time.monotonic() + pace * steps > end:
-                    print(f"left out, no time: {trunks.name}, {branch.steps} steps", flush=True)
-                    return
-                since = time.monotonic()
-                work.advance(branch.turn, last, tell)
-                work.save()
-                cooled = work.branch_off()
-                cooled.advance(branch.steps, branch.steps, tell)
-                cooled.record(branch, before)
-                # Compilation is in the first, so the guess is on the safe side.
-                pace = (time.monotonic() - since) / max(steps, 1)
-            before = branch.turn
+        work, pace = None, 0.0
+        for branch in todo:
+            steps = branch.steps - (work.step if work else 0)
+            if time.time() + pace * steps > end:
+                size = f"{trunks.width}, {trunks.depth}"
+                print(f"left out, no time: {size} to {branch.steps} steps", file=sys.stderr)
+                return
+            since = time.time()
+            work = work or _Work.resume(task, trunks, team, todo)
+            work.advance(branch.turn, trunks.branches[-1].steps, tell)
+            work.save()
+            cooled = work.branch_off()
+            cooled.advance(branch.steps, branch.steps, tell)
+            cooled.record(branch)
+            # Compilation is in the first, so the guess is on the safe side.
+            pace = (time.time() - since) / max(steps, 1)
 
 
 @dataclasses.dataclass
@@ -260,24 +264,30 @@ class _Work:
     store: TrainingData
     step: int
     loss: list[np.ndarray]
+    # Of the trunk, since the step that rows have been charged for.
     seconds: float = 0.0
+    charged: int = 0
 
     @classmethod
-    def resume(cls, task: _Task, trunks: Trunks, team: _Team, turn: int) -> "_Work":
-        """From the checkpoint, unless there is none or it lies beyond the turn that is wanted."""
+    def resume(cls, task: _Task, trunks: Trunks, team: _Team, todo: Sequence[Branch]) -> "_Work":
+        """From the checkpoint, unless there is none or it lies beyond the first missing branch."""
         spectra, last = task.spectra, trunks.branches[-1].steps
         configs = [
             task.sweep.config(trunks.width, trunks.depth, seed, last) for _, seed in trunks.members
         ]
         unique = [number or _stream(spectra).size for number, _ in trunks.members]
         stack = Stack(configs, spectra.label_space, unique, devices=team.devices)
-        state, step = stack.start(), 0
+        state, step, charged, seconds = stack.start(), 0, 0, 0.0
         loss = [np.zeros((len(configs), 0), np.float32)]
         path = task.checkpoint(trunks)
         if path.exists():
             arrays, record = read_bundle(path, _KIND)
-            if record["step"] <= turn:
+            if record["step"] <= todo[0].turn:
                 loss, step = [arrays.pop("loss")], record["step"]
+                charged, seconds = record["charged"], record["seconds"]
+                if step in {b.turn for b in trunks.branches} - {b.turn for b in todo}:
+                    # Its branch was made after it was saved.
+                    charged, seconds = step, 0.0
                 state = stack.place(arrays_to_tree(state, arrays))
         if trunks.fresh:
             store = stack.place(_stream(spectra).before(step // configs[0].steps_per_call))
@@ -285,7 +295,7 @@ class _Work:
             held = team.store
             store = stack.place(spectra.training.on_device()) if held is None else held
             team.store = store
-        return cls(task, trunks, stack, state, store, step, loss)
+        return cls(task, trunks, stack, state, store, step, loss, seconds, charged)
 
     def advance(self, until: int, budget: int, tell: Tell) -> None:
         """Train up to a step, at the rates of a budget."""
@@ -308,7 +318,7 @@ class _Work:
         state = jax.tree.map(jnp.copy, self.state)
         store = jax.tree.map(jnp.copy, self.store) if self.trunks.fresh else self.store
         branch = dataclasses.replace(self, state=state, store=store, loss=list(self.loss))
-        self.seconds = 0.0
+        self.seconds, self.charged = 0.0, self.step
         return branch
 
     def save(self) -> None:
@@ -316,10 +326,11 @@ class _Work:
         arrays = tree_to_arrays(self.state) | {"loss": np.concatenate(self.loss, axis=1)}
         path = self.task.checkpoint(self.trunks)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bundle(path, _KIND, arrays, {"step": self.step})
+        record = {"step": self.step, "charged": self.charged, "seconds": self.seconds}
+        write_bundle(path, _KIND, arrays, record)
 
-    def record(self, branch: Branch, before: int) -> None:
-        """A row for each run that ends here; `before` is the turn that the trunk was charged to."""
+    def record(self, branch: Branch) -> None:
+        """A row for each run that ends here."""
         spectra = self.task.spectra
         source = _stream(spectra) if self.trunks.fresh else spectra.training
         curves = np.concatenate(self.loss, axis=1)
@@ -329,9 +340,10 @@ class _Work:
             row = ledger_row(config, run_id, model, source, self.seconds / len(curves))
             if member[0] is not None:
                 row["unique_spectra"] = member[0]
-            row["flops_spent"] = row["flops_spent"] * (branch.steps - before) // branch.steps
+            row["flops_spent"] = row["flops_spent"] * (branch.steps - self.charged) // branch.steps
             row["tflops"] = row["flops_spent"] / max(row["seconds"], 1e-9) / 1e12
             row |= errors_of(model, curves[place], spectra.validation, spectra.test)
+            row |= {"learning_rate": config.learning_rate}
             row |= {"trunk": trunk, "steps_trunk": branch.turn}
             row |= {"steps_cooldown": branch.steps - branch.turn, "loss": _thin(curves[place])}
             append_row(self.task.ledger, row, SWEEP_COLUMNS)

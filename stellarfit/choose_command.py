@@ -56,7 +56,7 @@ def choose(
     if json:
         report.print_json(choice.to_dict())
     else:
-        _print(choice, plot)
+        _print(choice, plot, "fgk-mgb" if candidates is None else "LAW")
 
 
 def _split(text: str | None) -> list[str] | None:
@@ -95,7 +95,7 @@ def _write_plot(path: Path, choice: Any) -> None:
         figure.savefig(temporary, format="png", dpi=150)
 
 
-def _print(choice: Any, plot: Path | None) -> None:
+def _print(choice: Any, plot: Path | None, law: str) -> None:
     """A table a star: photon noise, and every size's error with its share of photon noise."""
     import math
 
@@ -130,7 +130,7 @@ def _print(choice: Any, plot: Path | None) -> None:
     elif math.isfinite(choice.needed_mse):
         print(
             f"none is good enough: train one to a mean squared error of {choice.needed_mse:.1e} "
-            f"(stellarfit plan --law LAW --target-mse {choice.needed_mse:.1e})"
+            f"(stellarfit plan --law {law} --target-mse {choice.needed_mse:.1e})"
         )
     if plot is not None:
         print(f"written to {plot}")

@@ -44,7 +44,7 @@ def sweep(
     summary = {
         "ledger": str(out / "runs.jsonl"),
         "runs": len(rows),
-        "asked": expected,
+        "missing": expected - len(rows),
         "diverged": sum(row["mse_test"] is None for row in rows),
         "flops_spent": float(sum(row["flops_spent"] for row in rows)),
         "seconds": sum(row["seconds"] for row in rows),

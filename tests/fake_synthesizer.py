@@ -13,6 +13,10 @@ class FakeSynthesis(NamedTuple):
     flux: np.ndarray
     continuum: np.ndarray
 
+    @property
+    def normalized(self) -> np.ndarray:
+        return self.flux / self.continuum
+
 
 class FakeSynthesizer:
     """Follows the interface of `Synthesizer`; `hole` makes the spectra of hot stars NaN."""

@@ -9,9 +9,12 @@ import pytest
 from fake_ledger import BUDGETS, TRUTH, UNIQUE, by_words, fake_rows
 from scipy.optimize import least_squares
 
+from emulators.emulator import load_emulator
 from emulators.errors import InputError
+from emulators.ledger import read_rows
 from scaling import ScalingLaw
 from scaling.cross_validation import cross_validate
+from scaling.law import SHIPPED
 from scaling.law_fit import ABSENT, log_mse
 from scaling.runs import draw_trunks, read_runs
 from scaling.sizes import PAPER_SIZES
@@ -194,7 +197,7 @@ def test_law_predicts_the_runs_that_are_left_out():
         assert found.median_factor < 1.1, name
         assert 0.55 < found.coverage68 < 0.8, name
         assert len(found.measured) == len(rows)
-    assert found.held == "flops" and set(found.group) == {13, 14, 15, 16}
+    assert found.held == "flops" and set(found.group) == {14, 15, 16, 17}
 
 
 def test_file_holds_the_whole_law(tmp_path, rows, law):
@@ -206,6 +209,24 @@ def test_file_holds_the_whole_law(tmp_path, rows, law):
     assert back.record == law.record and back.record["runs"] == len(rows)
     text = "".join(json.dumps(row) + "\n" for row in rows).encode()
     assert back.record["ledger_sha256"] == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.parametrize(("name", "runs"), [("paper", 110), ("fgk-mgb", 64)])
+def test_shipped_laws_are_those_of_their_ledgers(name, runs):
+    law = ScalingLaw.load(name)
+    ledger = SHIPPED[name].with_name("runs.jsonl")
+    assert law.record["runs"] == len(read_rows(ledger)) == runs
+    assert law.record["ledger_sha256"] == hashlib.sha256(ledger.read_bytes()).hexdigest()
+    assert law.recipe.learning_rate == 4e-3
+
+
+def test_shipped_law_predicts_the_shipped_emulators():
+    """They are not in its ledger, and were trained longer than any run of it."""
+    law = ScalingLaw.load("fgk-mgb")
+    for name in ("s", "m", "l"):
+        training = load_emulator(f"fgk-mgb-{name}").record["training"]
+        size = (training[column] for column in ("parameters", "unique_spectra", "spectra_seen"))
+        assert 0.5 < law.predict(*size).value / training["mse_test"] < 2.0
 
 
 @pytest.mark.parametrize(

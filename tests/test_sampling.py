@@ -148,7 +148,7 @@ def test_volume_of_the_coordinates_is_their_jacobian(found):
     assert float(target(z)) == pytest.approx(float(density + log_volume), rel=1e-12)
 
 
-def test_expansion_is_the_likelihood_to_second_order_of_the_flux(found):
+def test_expansion_is_the_likelihood_near_the_mode(found):
     target = make_target(found, jax.random.key(0))
     probes = jax.random.normal(jax.random.key(5), (40, len(found.names)), jnp.float64)
     missed = np.array([float(target.exact(z) - target.expansion(z)) for z in probes])

@@ -12,9 +12,11 @@ import time
 import jax
 import numpy as np
 import pytest
+from fake_synthesizer import SPACE, FakeSynthesizer
 from tiny import LABELS, tiny_data
 
 from emulators.errors import InputError
+from emulators.fresh_spectra import FreshSpectra
 from emulators.ledger import read_rows
 from emulators.train import train
 from scaling.sweep import Branch, Sweep
@@ -113,7 +115,7 @@ def test_devices_share_the_work(whole, tmp_path):
 
 def test_no_time_leaves_runs_for_the_next_call(tmp_path, capsys):
     assert train_sweep(sweep(), SPECTRA, tmp_path, seconds=0.0, progress=False) == []
-    assert capsys.readouterr().out.count("left out, no time") == 2
+    assert capsys.readouterr().err.count("left out, no time") == 2
 
 
 def test_a_diverged_run_is_a_row_without_errors(tmp_path):
@@ -132,6 +134,46 @@ def test_a_torn_row_is_made_again(whole, tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     assert len(read_rows(path)) == len(rows) - 1
     again = train_sweep(sweep(), SPECTRA, tmp_path, progress=True)
+    assert without_clock(again) == without_clock(rows)
+
+
+def test_other_settings_begin_anew_in_the_same_folder(tmp_path):
+    """Killed after the checkpoint, then called with another rate: nothing of the old is taken."""
+    block = (BLOCKS[1] | {"seeds": [0], "flops": [2.7e9]},)
+    train_sweep(sweep(block), SPECTRA, tmp_path / "used", progress=False)
+    (tmp_path / "used/runs.jsonl").unlink()
+    rows = [
+        train_sweep(sweep(block, learning_rate=1e-5), SPECTRA, tmp_path / name, progress=False)
+        for name in ("used", "clean")
+    ]
+    assert without_clock(rows[0]) == without_clock(rows[1])
+
+
+def test_a_larger_budget_goes_on_from_the_last_turn(whole, tmp_path):
+    block = BLOCKS[1] | {"seeds": [0]}
+    train_sweep(sweep((block | {"flops": [2.7e9]},)), SPECTRA, tmp_path, progress=False)
+    first, second = train_sweep(sweep((block,)), SPECTRA, tmp_path, progress=False)
+    alone = [row for row in whole[0] if (row["depth"], row["seed"]) == (2, 0)]
+    for row, expected in zip((first, second), alone, strict=True):
+        assert row["mse_test"] == pytest.approx(expected["mse_test"], rel=2e-3)
+        assert row["flops_spent"] == expected["flops_spent"]
+
+
+def test_fresh_spectra_are_the_same_after_a_kill(tmp_path):
+    """Once whole; and with the last rows lost, from the checkpoint and the stream."""
+    stream = FreshSpectra(FakeSynthesizer(pixels=128), size=8, batch=4, seed=3)  # pyright: ignore
+    held_out = FreshSpectra(FakeSynthesizer(pixels=128), size=8, seed=4, batch=8)  # pyright: ignore
+    spectra = Spectra(SPACE, *(held_out.before(call) for call in (0, 1, 2)), stream)
+    runs = sweep(
+        ({"sizes": [[32, 1]], "unique_spectra": ["fresh"], "flops": [1e9, 2e9], "seeds": [0]},)
+    )
+    rows = train_sweep(runs, spectra, tmp_path, progress=False)
+    assert [row["unique_spectra"] for row in rows] == [
+        8 + 4 * (row["steps"] // 10 - 1) for row in rows
+    ]
+    ledger = tmp_path / "runs.jsonl"
+    ledger.write_text(ledger.read_text().splitlines(keepends=True)[0])
+    again = train_sweep(runs, spectra, tmp_path, progress=False)
     assert without_clock(again) == without_clock(rows)
 
 
@@ -158,6 +200,11 @@ def test_bad_blocks(change, says):
         ("runs = 3", r"must hold a table \[train\] and blocks"),
         ("[train]\nbatch_size = 4", r"no \[\[runs\]\]"),
         ("[train]\nwidht = 4", "unknown training setting 'widht'; allowed: accumulate"),
+        ("[train]\nbatch_size = '4'", "batch_size is '4'; give a whole number from 1"),
+        ("[train]\nlearning_rate = '4e-3'", "learning_rate is '4e-3'; give a number"),
+        ("[train]\nhead_dim = 0", "head_dim is 0; give a whole number from 1"),
+        ("[train]\nperiods = 3", "periods is 3; give two numbers"),
+        ("[train]\nsteps_per_call = 2.5", "steps_per_call is 2.5; give a whole number"),
         ("[[runs]\n", "is no TOML"),
         ("[trian]", "has 'trian'; allowed"),
     ],

@@ -181,8 +181,6 @@ def test_nan_loss_stops_and_names_the_step(tmp_path, monkeypatch):
         TrainConfig,
         "rate",
         lambda self, step, budget: jnp.where(jnp.asarray(step) < 37, 1e-3, jnp.nan),
-        "rate",
-        lambda self, step, budget: jnp.where(jnp.asarray(step) < 37, 1e-3, jnp.nan),
     )
     with pytest.raises(InputError, match="loss is nan at step 38; lower learning_rate"):
         run(tmp_path / "run")
@@ -325,6 +323,9 @@ def test_ledger_refuses_what_it_does_not_know(tmp_path):
     assert [known["run_id"] for known in read_rows(tmp_path / "runs.jsonl")] == [0, 1]
     with pytest.raises(InputError, match="columns: colour"):
         append_row(tmp_path / "runs.jsonl", {**row, "colour": 1})
+    # A line without an end is one whose writer was killed, and none; with one it is damage.
     (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n{")
+    assert read_rows(tmp_path / "bad.jsonl") == [row]
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n{\n")
     with pytest.raises(InputError, match="line 2"):
         read_rows(tmp_path / "bad.jsonl")
