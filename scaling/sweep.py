@@ -141,9 +141,10 @@ class Sweep:
     def config(self, width: int, depth: int, seed: int, steps: int) -> TrainConfig:
         """Of one run."""
         call = self.settings.get("steps_per_call", TrainConfig.steps_per_call)
-        periods = tuple(self.settings.get("periods", TrainConfig.periods))
+        settings: dict[str, Any] = dict(self.settings)
+        settings["periods"] = tuple(settings.get("periods", TrainConfig.periods))
         return TrainConfig(
-            **(self.settings | {"periods": periods}),
+            **settings,
             width=width,
             depth=depth,
             seed=seed,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,10 @@ def test_cheapest_run_that_reaches_a_target(law):
             seen = np.exp(log_seen)
             return float(log_mse(law.theta, size, seen, seen)) - math.log(3e-6)
 
-        return math.exp(brentq(over, 5.0, 45.0)) if over(45.0) < 0 < over(5.0) else math.inf
+        if not over(45.0) < 0 < over(5.0):
+            return math.inf
+        log_seen: Any = brentq(over, 5.0, 45.0)
+        return math.exp(log_seen)
 
     seen = np.array([fewest(size) for size in ladder.parameters])
     cost = seen * ladder.flops

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +32,8 @@ BLOCKS = (
     {"sizes": [[32, 1]], "unique_spectra": [8, 24], "flops": [1.4e9, 2.8e9, 5.7e9], "seeds": [0]},
     {"sizes": [[32, 2]], "unique_spectra": [24], "flops": [2.7e9, 5.4e9], "seeds": [0, 1]},
 )
-SPECTRA = Spectra(LABELS, *(tiny_data(num, pixels=200, seed=num) for num in (24, 8, 9)))
+TRAINING, VALIDATION, TEST = (tiny_data(num, pixels=200, seed=num) for num in (24, 8, 9))
+SPECTRA = Spectra(LABELS, TRAINING, VALIDATION, TEST)
 
 
 def sweep(blocks=BLOCKS, **changes):
@@ -161,9 +163,10 @@ def test_a_larger_budget_goes_on_from_the_last_turn(whole, tmp_path):
 
 def test_fresh_spectra_are_the_same_after_a_kill(tmp_path):
     """Once whole; and with the last rows lost, from the checkpoint and the stream."""
-    stream = FreshSpectra(FakeSynthesizer(pixels=128), size=8, batch=4, seed=3)  # pyright: ignore
-    held_out = FreshSpectra(FakeSynthesizer(pixels=128), size=8, seed=4, batch=8)  # pyright: ignore
-    spectra = Spectra(SPACE, *(held_out.before(call) for call in (0, 1, 2)), stream)
+    synthesizer: Any = FakeSynthesizer(pixels=128)
+    stream = FreshSpectra(synthesizer, size=8, batch=4, seed=3)
+    other = FreshSpectra(synthesizer, size=8, batch=8, seed=4)
+    spectra = Spectra(SPACE, other.before(0), other.before(1), other.before(2), stream)
     runs = sweep(
         ({"sizes": [[32, 1]], "unique_spectra": ["fresh"], "flops": [1e9, 2e9], "seeds": [0]},)
     )

@@ -308,5 +308,5 @@ def test_formula_counts_the_operations_that_xla_counts(width, depth):
         return jnp.mean(model.batch_depth(labels, encoding, shift, "float32") ** 2)
 
     for function, times in ((loss, 1), (jax.value_and_grad(loss), 3)):
-        counted = jax.jit(function).lower(model).compile().cost_analysis()["flops"]
+        counted = (jax.jit(function).lower(model).compile().cost_analysis() or {})["flops"]
         assert counted == pytest.approx(times * stars * model.flops(pixels), rel=0.15)
