@@ -11,6 +11,7 @@ from emulators.labels import LabelSpace
 from emulators.physics import data_path
 from emulators.physics.formation import LineFormation, Synthesis
 from emulators.physics.linelist import LineList
+from emulators.physics.star import LabelledStar
 from emulators.physics.synthesizer import LTESynthesizer
 
 NAMES = ("teff", "logg", "vmic", "fe_h", "mg_fe", "c_fe")
@@ -142,6 +143,23 @@ def test_the_g_band_is_made_of_molecules(synth):
     assert abs(means[1] - 0.612) < 0.03, means
 
 
+def test_a_label_over_hydrogen_is_the_one_over_iron_and_iron():
+    """[Mg/H] = [Mg/Fe] + [Fe/H]: the same abundances, whatever iron is."""
+    over_hydrogen = LabelSpace(
+        ("teff", "logg", "fe_h", "mg_h"), (4500, 3.5, -0.5, -0.8), (6000, 5.0, 0.5, 0.8)
+    )
+    over_iron = LabelSpace(
+        ("teff", "logg", "fe_h", "mg_fe"), (4500, 3.5, -0.5, -0.3), (6000, 5.0, 0.5, 0.3)
+    )
+    ours, theirs = (
+        LabelledStar.build(space, data_path("atmospheres.h5"), 1.0)
+        for space in (over_hydrogen, over_iron)
+    )
+    found = ours.abundances(jnp.array([5772.0, 4.44, -0.3, -0.1]))
+    expected = theirs.abundances(jnp.array([5772.0, 4.44, -0.3, 0.2]))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 def test_outside_the_atmospheres_is_nan_not_a_number(spectra):
     assert np.all(np.isnan(np.asarray(spectra["hotter than the grid"].flux)))
 
@@ -151,6 +169,8 @@ def test_outside_the_atmospheres_is_nan_not_a_number(spectra):
     [
         ({"names": ("teff", "logg", "vmic")}, "fe_h"),
         ({"names": (*NAMES[:5], "xx_fe")}, "xx_fe"),
+        ({"names": (*NAMES[:5], "xx_h")}, "xx_h"),
+        ({"names": (*NAMES[:5], "mg_h")}, "both 'mg_h' and 'mg_fe'; give one"),
         ({"upper": (9000, 5.0, 2.0, 0.5, 0.3, 0.3)}, "teff"),
     ],
 )
