@@ -10,7 +10,6 @@ paper's Figure 1), allocation.png (its Figure 2), held_out.png and exponents.jso
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -27,30 +26,23 @@ from scaling.transfer import find_optima, find_shifts
 FOLDER = Path(scaling.experiments.__file__).parent
 
 
-def read(name: str) -> list[dict[str, Any]]:
-    """The rows of an experiment's ledger."""
-    lines = (FOLDER / name / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def fit_law(folder: Path) -> None:
     """Law, figures and exponents of a sweep's ledger."""
     rows = read_rows(folder / "runs.jsonl")
     law = ScalingLaw.fit(rows)
     law.save(folder / "law.json")
     held_out = cross_validate(rows)
-    exponents = []
-    for exponent in measure_exponents(rows, law):
-        values = exponent._asdict()
-        power = values.pop("power")._asdict()
-        # Where most bootstrap draws have no such line there is no interval, and JSON has no NaN.
-        exponents.append(values | {k: v if math.isfinite(v) else None for k, v in power.items()})
+    # Where most bootstrap draws have no such line there is no interval, and JSON has no NaN.
+    exponents = [
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in exponent.to_dict().items()
+        }
+        for exponent in measure_exponents(rows, law)
+    ]
     found = {
         "exponents": exponents,
-        "held_out": {
-            name: {"median_factor": found.median_factor, "coverage68": found.coverage68}
-            for name, found in held_out.items()
-        },
+        "held_out": {name: left_out.to_dict() for name, left_out in held_out.items()},
     }
     text = json.dumps(found, indent=1, allow_nan=False)
     (folder / "exponents.json").write_text(text, encoding="utf-8")
@@ -69,7 +61,7 @@ def main() -> None:
     for name in ("paper", "family_law"):
         fit_law(FOLDER / name)
 
-    rows = read("transfer")
+    rows = read_rows(FOLDER / "transfer/transfer.jsonl")
     figure = Figure(figsize=(10, 4))
     draw_transfer(figure, rows)
     figure.savefig(FOLDER / "transfer/transfer.png", dpi=100, bbox_inches="tight")
@@ -79,7 +71,7 @@ def main() -> None:
     }
     (FOLDER / "transfer/optima.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
-    rows = read("baselines")
+    rows = read_rows(FOLDER / "baselines/baselines.jsonl")
     figure = Figure(figsize=(5.5, 4))
     draw(figure.subplots(), rows)
     figure.savefig(FOLDER / "baselines/baselines.png", dpi=100, bbox_inches="tight")

@@ -42,6 +42,10 @@ class CrossValidation(NamedTuple):
         """Share of the runs inside of the 68% interval."""
         return float(self.inside68.mean())
 
+    def to_dict(self) -> dict[str, float]:
+        """The two, for JSON."""
+        return {"median_factor": self.median_factor, "coverage68": self.coverage68}
+
 
 def cross_validate(
     rows: Sequence[dict[str, Any]], *, seed: int = 0, draws: int = 200

@@ -43,7 +43,8 @@ class Exponent(NamedTuple):
     method
         ``limit``, ``frontier``, ``isoflop`` or ``law``.
     data
-        Which D, or which runs: ``seen``, ``unique``, ``all runs``, ``one epoch``, ``best of all``.
+        Which D, or which runs: ``seen``, ``unique``, ``all runs``, ``one epoch``, ``best of all``;
+        ``term`` of the joint law.
     power
         With the intervals of a bootstrap of trunks; not a number where the ledger does not give it.
     points
@@ -58,6 +59,11 @@ class Exponent(NamedTuple):
     power: Interval
     points: int
     paper: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat: the power's value and ends beside the rest."""
+        values = self._asdict()
+        return {**values.pop("power")._asdict(), **values}
 
 
 class Optima(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from .cross_validation import CrossValidation
 from .figures import dress, shade
 from .frontier import data_limit, frontier, isoflop, law_frontier, size_limit
-from .law import ScalingLaw
+from .law import PERCENTILES, ScalingLaw
 from .law_fit import log_mse
 from .runs import Runs, read_runs
 
@@ -97,7 +97,7 @@ def draw_allocation(figure: Any, rows: Sequence[dict[str, Any]], law: ScalingLaw
             iso.flops, vertex, s=22, marker="D", c="none", edgecolors="#1d91c0", label="IsoFLOP"
         )
         panel.plot(flops, theirs[0], color=_LAW, linewidth=1.2, label=_slope(flops, theirs[0]))
-        low, high = np.percentile(theirs[1:], (15.865, 84.135), axis=0)
+        low, high = np.percentile(theirs[1:], PERCENTILES[:2], axis=0)
         panel.fill_between(flops, low, high, color=_LAW, alpha=0.25, linewidth=0)
         panel.set_xscale("log")
         panel.set_yscale("log")

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from emulators.errors import InputError
 from emulators.labels import LabelSpace
-from emulators.train import start_model
 from emulators.train_config import TrainConfig
 from emulators.training_step import pixels_per_step
 
 from .mup import MaximalUpdate
+from .sizes import training_flops
 
 FRESH = "fresh"
 # Networks this wide or wider fill a GPU alone; narrower ones are stacked until they are as much
@@ -69,6 +69,11 @@ class Trunks(NamedTuple):
     def fresh(self) -> bool:
         """Whether the one member learns from spectra that are synthesised as it goes."""
         return self.members[0][0] is None
+
+    @property
+    def num_runs(self) -> int:
+        """Rows of the ledger that they make."""
+        return len(self.members) * len(self.branches)
 
     @property
     def work(self) -> int:
@@ -138,9 +143,13 @@ class Sweep:
             raise InputError(f"sweep: {path} must hold a table [train] and blocks [[runs]]")
         return cls(settings, tuple(blocks))
 
+    @property
+    def steps_per_call(self) -> int:
+        """Steps compiled into one call of the device; turns and ends of runs lie between calls."""
+        return self.settings.get("steps_per_call", TrainConfig.steps_per_call)
+
     def config(self, width: int, depth: int, seed: int, steps: int) -> TrainConfig:
         """Of one run."""
-        call = self.settings.get("steps_per_call", TrainConfig.steps_per_call)
         settings: dict[str, Any] = dict(self.settings)
         settings["periods"] = tuple(settings.get("periods", TrainConfig.periods))
         return TrainConfig(
@@ -150,8 +159,8 @@ class Sweep:
             seed=seed,
             steps=steps,
             parametrization=MaximalUpdate(),
-            checkpoint_every=call,
-            validate_every=call,
+            checkpoint_every=self.steps_per_call,
+            validate_every=self.steps_per_call,
         )
 
     def trunks(self, label_space: LabelSpace, pixels: int) -> list[Trunks]:
@@ -167,7 +176,8 @@ class Sweep:
             for width, depth in block["sizes"]:
                 config = self.config(width, depth, 0, 1)
                 used, _ = pixels_per_step(config, pixels)
-                a_step = 3 * config.batch_size * start_model(config, label_space).flops(used)
+                a_spectrum = training_flops(width, depth, config.tokens, len(label_space), used)
+                a_step = config.batch_size * a_spectrum
                 branches = {self._branch(flops / a_step) for flops in block["flops"]}
                 for unique in block["unique_spectra"]:
                     for seed in block["seeds"]:
@@ -189,7 +199,7 @@ class Sweep:
 
     def _branch(self, steps: float) -> Branch:
         """A budget in whole calls of the device."""
-        call = self.settings.get("steps_per_call", TrainConfig.steps_per_call)
+        call = self.steps_per_call
         cooldown = self.settings.get("cooldown", TrainConfig.cooldown)
         total = max(round(steps / call), 1) * call
         return Branch(total, math.floor(total * (1.0 - cooldown) / call + 1e-9) * call)

@@ -29,7 +29,7 @@ from emulators.train_many import Stack, errors_of
 from emulators.training_data import TrainingData
 from emulators.training_step import State
 
-from .sweep import Branch, Sweep, Trunks
+from .sweep import FRESH, Branch, Sweep, Trunks
 
 SWEEP_COLUMNS = (*COLUMNS, "learning_rate", "trunk", "steps_trunk", "steps_cooldown", "loss")
 """Of a sweep's ledger: those of every run, and
@@ -126,8 +126,10 @@ def train_sweep(
     idle: SimpleQueue[Any] = SimpleQueue()
     for team in jax.devices() if devices is None else devices:
         idle.put(_Team(list(team) if isinstance(team, Sequence) else [team]))
-    call = sweep.config(64, 1, 0, 1).steps_per_call
-    with _table(todo, call, progress) as tell, ThreadPoolExecutor(idle.qsize()) as pool:
+    with (
+        _table(todo, sweep.steps_per_call, progress) as tell,
+        ThreadPoolExecutor(idle.qsize()) as pool,
+    ):
 
         def work(place: int) -> None:
             team = idle.get()
@@ -146,9 +148,9 @@ def _check(sweep: Sweep, spectra: Spectra) -> None:
         getattr(spectra, name).check(name, len(spectra.label_space))
     held = len(spectra.training.flux)
     asked = {unique for block in sweep.blocks for unique in block["unique_spectra"]}
-    if "fresh" in asked and spectra.fresh is None:
+    if FRESH in asked and spectra.fresh is None:
         raise InputError("sweep: unique_spectra asks for fresh ones; give a FreshSpectra")
-    most = max((unique for unique in asked if unique != "fresh"), default=0)
+    most = max((unique for unique in asked if unique != FRESH), default=0)
     if most > held:
         raise InputError(f"sweep: unique_spectra holds {most}, but there are {held} to train on")
 
@@ -290,7 +292,7 @@ class _Work:
                     charged, seconds = step, 0.0
                 state = stack.place(arrays_to_tree(state, arrays))
         if trunks.fresh:
-            store = stack.place(_stream(spectra).before(step // configs[0].steps_per_call))
+            store = stack.place(_stream(spectra).before(step // task.sweep.steps_per_call))
         else:
             held = team.store
             store = stack.place(spectra.training.on_device()) if held is None else held
@@ -300,7 +302,7 @@ class _Work:
     def advance(self, until: int, budget: int, tell: Tell) -> None:
         """Train up to a step, at the rates of a budget."""
         budgets = [budget] * len(self.trunks.members)
-        count = self.stack.configs[0].steps_per_call
+        count = self.task.sweep.steps_per_call
         while self.step < until:
             self.state, loss, took = self.stack.advance(
                 self.state, self.store, self.step, count, budgets
@@ -379,9 +381,8 @@ def _table(
         for place, trunks in enumerate(todo):
             if place in now:
                 step, budget, loss, _ = now[place]
-                runs = str(len(trunks.members) * len(trunks.branches))
                 size = f"{trunks.width}, {trunks.depth}"
-                table.add_row(size, runs, str(step), str(budget), f"{loss:.2e}")
+                table.add_row(size, str(trunks.num_runs), str(step), str(budget), f"{loss:.2e}")
         done = sum(cost[place] * taken for place, (*_, taken) in now.items())
         if done:
             left = (time.monotonic() - began) * (total / done - 1.0)

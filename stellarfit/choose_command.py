@@ -64,16 +64,10 @@ def _split(text: str | None) -> list[str] | None:
 
 
 def _parse_star(text: str) -> dict[str, float]:
-    from emulators.errors import InputError
+    from .report import parse_pair
 
-    star = {}
-    for pair in text.split(","):
-        name, _, value = pair.partition("=")
-        try:
-            star[name.strip()] = float(value)
-        except ValueError:
-            raise InputError(f"--star {text}: give label=value, such as {_SUN}") from None
-    return star
+    complaint = f"--star {text}: give label=value, such as {_SUN}"
+    return dict(parse_pair(pair, complaint) for pair in text.split(","))
 
 
 def _check_plot(path: Path) -> None:

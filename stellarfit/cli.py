@@ -410,16 +410,11 @@ def _progress_to_stderr() -> None:
 
 
 def _parse_fixed(pairs: list[str]) -> dict[str, float]:
-    from emulators.errors import InputError
+    from .report import parse_pair
 
-    fixed = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            fixed[name.strip()] = float(value)
-        except ValueError:
-            raise InputError(f"--fix {pair}: give name=value, such as vmic=1.0") from None
-    return fixed
+    return dict(
+        parse_pair(pair, f"--fix {pair}: give name=value, such as vmic=1.0") for pair in pairs
+    )
 
 
 def _steps_per_call(checkpoint_every: int) -> int:

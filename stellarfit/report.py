@@ -26,6 +26,15 @@ def check_folder(out: Path | None) -> None:
         raise InputError(f"--out {out}: cannot write in {parent}")
 
 
+def parse_pair(pair: str, complaint: str) -> tuple[str, float]:
+    """``name=value`` as a name and a number, or the complaint as the one error."""
+    name, _, value = pair.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise InputError(complaint) from None
+
+
 def write_results(
     out: Path, fit: Any, posterior: Any = None, truth: Mapping[str, float] | None = None
 ) -> list[Path]:

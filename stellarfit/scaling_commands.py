@@ -18,7 +18,7 @@ from emulators.storage import atomic_write
 from emulators.training_data import TrainingData
 from scaling.coordinate_check import CHECK, Slope, check_coordinates, is_flat, slopes, steepest
 from scaling.cross_validation import cross_validate
-from scaling.frontier import Exponent, measure_exponents
+from scaling.frontier import measure_exponents
 from scaling.law import ScalingLaw
 from scaling.mup import MaximalUpdate
 from scaling.plan import PAPER_PLAN, PAPER_TARGET, plan
@@ -132,8 +132,7 @@ def fit_law(ledger: Path, out: Path, *, seed: int) -> dict[str, Any]:
     exponents = measure_exponents(rows, law, seed=seed)
     try:
         held_out = {
-            name: {"median_factor": found.median_factor, "coverage68": found.coverage68}
-            for name, found in cross_validate(rows, seed=seed).items()
+            name: found.to_dict() for name, found in cross_validate(rows, seed=seed).items()
         }
     except InputError:
         held_out = None  # enough for a law, and not for one without a size or a decade
@@ -145,7 +144,7 @@ def fit_law(ledger: Path, out: Path, *, seed: int) -> dict[str, Any]:
         "recipe": law.recipe._asdict(),
         "floor": law.floor._asdict(),
         "noise": law.noise,
-        "exponents": [_exponent_to_dict(exponent) for exponent in exponents],
+        "exponents": [exponent.to_dict() for exponent in exponents],
         "left_out": held_out,
     }
 
@@ -235,11 +234,6 @@ def _by_step(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in _MEASURED:
             step[name][row["layer"]] = float(f"{row[name]:.6g}")
     return list(found.values())
-
-
-def _exponent_to_dict(exponent: Exponent) -> dict[str, Any]:
-    values = exponent._asdict()
-    return {**values.pop("power")._asdict(), **values}
 
 
 def _brief(value: float) -> str:

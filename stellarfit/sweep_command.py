@@ -38,8 +38,7 @@ def sweep(
     client = None if scheduler is None else _connect(scheduler)
     rows = train_sweep(asked, spectra, out, client=client, seconds=limit, progress=not json)
     expected = sum(
-        len(trunks.members) * len(trunks.branches)
-        for trunks in asked.trunks(opened.label_space, len(opened.wavelength))
+        trunks.num_runs for trunks in asked.trunks(opened.label_space, len(opened.wavelength))
     )
     summary = {
         "ledger": str(out / "runs.jsonl"),
