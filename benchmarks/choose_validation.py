@@ -82,9 +82,9 @@ def synthesize(synth: LTESynthesizer, labels: np.ndarray, pixels: Any) -> np.nda
 class Fitter:
     """Weighted least squares of one emulator, with the weights of every S/N."""
 
-    def __init__(self, emulator: Any, pixels: Any):
+    def __init__(self, emulator: Any, pixels: Any, star: np.ndarray):
         self.emulator, self.pixels = emulator, pixels
-        known = observed_covariance(error_model_of(emulator), pixels)
+        known = observed_covariance(emulator, star, pixels)
         self.weights = {snr: make_weights(known, snr) for snr in SNRS}
         self.encoding = eqx.filter_jit(lambda e, w: e.encode(w))(emulator, jnp.asarray(pixels.fine))
         space = emulator.label_space
@@ -174,11 +174,10 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     emulators = [load_emulator(name) for name in pretrained.available()]
-    emulators.sort(key=lambda one: -error_model_of(one).mse)
+    emulators.sort(key=lambda one: -float(error_model_of(one).mse))
     space = emulators[0].label_space
     pixels = make_pixels(RANGE, RESOLUTION, PIXELS_PER_FWHM, emulators[0].step)
     synth = LTESynthesizer.build(pixels.fine, space)
-    fitters = [Fitter(emulator, pixels) for emulator in emulators]
     rows, groups, seconds, noise_check = [], [], {}, {}
 
     def clock(name):
@@ -198,6 +197,8 @@ def main() -> None:
     clock("prediction")
     for number, (name, star) in enumerate(STARS.items()):
         truth = draw(space, star, arguments.spectra, SEED + number)
+        center = np.array([star.get(label, 0.0) for label in space.names])
+        fitters = [Fitter(emulator, pixels, center) for emulator in emulators]
         flux = synthesize(synth, truth, pixels)
         clock("synthesis")
         for size, fitter in enumerate(fitters):
@@ -245,7 +246,9 @@ def main() -> None:
         "spectra_a_star": arguments.spectra,
         "wavelength_range": RANGE,
         "resolution": RESOLUTION,
-        "emulators": {one.name: [one.fingerprint, error_model_of(one).mse] for one in emulators},
+        "emulators": {
+            one.name: [one.fingerprint, float(error_model_of(one).mse)] for one in emulators
+        },
         "within_factor_2": float(np.mean(np.abs(np.log2(ratios)) <= 1)),
         "median_ratio": float(np.median(ratios)),
         "noisy": noise_check,

@@ -14,10 +14,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import scaling.experiments
+from emulators.labels import LabelSpace
 from emulators.ledger import read_rows
 from scaling import ScalingLaw
 from scaling.cross_validation import cross_validate
 from scaling.experiments.baselines.run import choose, draw
+from scaling.experiments.family.build import label_space as family_space
+from scaling.experiments.paper.box import ELEMENTS
+from scaling.experiments.paper.box import box as paper_box
 from scaling.figures import draw_transfer
 from scaling.frontier import measure_exponents
 from scaling.law_figures import draw_allocation, draw_cross_validation, draw_scaling
@@ -26,10 +30,10 @@ from scaling.transfer import find_optima, find_shifts
 FOLDER = Path(scaling.experiments.__file__).parent
 
 
-def fit_law(folder: Path) -> None:
+def fit_law(folder: Path, space: LabelSpace) -> None:
     """Law, figures and exponents of a sweep's ledger."""
     rows = read_rows(folder / "runs.jsonl")
-    law = ScalingLaw.fit(rows)
+    law = ScalingLaw.fit(rows, notes={"labels": list(space.names)})
     law.save(folder / "law.json")
     held_out = cross_validate(rows)
     # Where most bootstrap draws have no such line there is no interval, and JSON has no NaN.
@@ -58,8 +62,8 @@ def fit_law(folder: Path) -> None:
 
 
 def main() -> None:
-    for name in ("paper", "family_law"):
-        fit_law(FOLDER / name)
+    fit_law(FOLDER / "paper", paper_box(ELEMENTS))
+    fit_law(FOLDER / "family_law", family_space())
 
     rows = read_rows(FOLDER / "transfer/transfer.jsonl")
     figure = Figure(figsize=(10, 4))

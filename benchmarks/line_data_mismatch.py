@@ -187,13 +187,19 @@ def simulate(emulator: Emulator, num: int) -> Mocks:
         model.append(np.asarray(at_truth[0]))
         jacobian.append(np.asarray(at_truth[1]))
     assert emulator.error_model is not None
-    errors = np.vstack([emulator.error_model.variance[None], emulator.error_model.modes.T])
-    native = np.asarray(emulator.error_model.wavelength)
-    seen = [1 - observe(instrument, jnp.asarray(1 - np.interp(fine, native, r))) for r in errors]
+    errors = emulator.error_model
+    native = np.asarray(errors.wavelength)
+    seen = np.array(
+        [
+            1 - observe(instrument, jnp.asarray(1 - np.interp(fine, native, one)))
+            for one in np.asarray(errors.patterns)
+        ]
+    )
     box = np.array(space.upper) - np.array(space.lower)
     return Mocks(
         names, np.array(data), np.array(model), np.array(jacobian),
-        np.r_[box / np.sqrt(12), 10.0, 10.0], np.maximum(seen[0], 0), np.array(seen[1:]).T,
+        np.r_[box / np.sqrt(12), 10.0, 10.0],
+        float(errors.mse) * np.mean(seen**2, axis=0), np.zeros((seen.shape[1], 0)),
     )  # fmt: skip
 
 

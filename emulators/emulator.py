@@ -21,7 +21,7 @@ from .storage import array_hash
 from .transformer_payne import TransformerPayne
 
 _KIND = "emulator"
-_FORMAT = 1
+_FORMAT = 2
 _CHECK_PIXELS = 64
 # Two machines round differently; a wrong weight or a changed formula shows far above this.
 _CHECK_TOLERANCE = 2e-5
@@ -178,17 +178,15 @@ class Emulator(eqx.Module):
         arrays, record = read_bundle(path, _KIND)
         if record["format"] != _FORMAT:
             raise InputError(
-                f"emulator: {path} has format {record['format']}, this version reads {_FORMAT}"
+                f"emulator: {path} has format {record['format']}, this version reads {_FORMAT}; "
+                "make it anew with this version"
             )
         label_space = LabelSpace.from_dict(record["label_space"])
         template = TransformerPayne.from_architecture(label_space, record["architecture"])
         weights = _under("model", arrays)
         model = arrays_to_tree(template, {k: v.astype(np.float32) for k, v in weights.items()})
         errors = _under("error_model", arrays)
-        error_model = None
-        if errors:
-            values = {k.lstrip("."): jnp.asarray(v, jnp.float64) for k, v in errors.items()}
-            error_model = ErrorModel(**values)
+        error_model = ErrorModel.from_arrays(errors) if errors else None
         emulator = cls(
             model,
             tuple(record["wavelength_range"]),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Stars that are synthesised at once: what fits the memory of a GPU beside a training run.
 _PORTION = 128
+# Share of the draws for which the synthesiser may give no number.
+_MOST_FAILED = 0.01
 
 
 class FreshSpectra:
@@ -38,6 +40,13 @@ class FreshSpectra:
         Spectra that are new after every call (`TrainConfig.steps_per_call` steps).
     seed
         Of the labels and dithers.
+
+    Raises
+    ------
+    InputError
+        A store that is no whole number of batches, wavelengths that are not uniform; as spectra
+        are made, more than 1% of a batch that are no numbers. Fewer are left out: another star of
+        the batch stands twice.
     """
 
     def __init__(self, synthesizer: "Synthesizer", *, size: int, batch: int = 128, seed: int):
@@ -87,7 +96,19 @@ class FreshSpectra:
             shift = jnp.asarray(dither[part] * self.step)
             spectra = self.synthesizer.batch(jnp.asarray(labels[part]), shift)
             parts.append(jnp.asarray(spectra.normalized).astype(jnp.float32))
-        return jnp.asarray(labels), jnp.asarray(dither), jnp.concatenate(parts)
+        flux = jnp.concatenate(parts)
+        good = np.flatnonzero(np.asarray(jnp.isfinite(flux).all(axis=1)))
+        if len(good) < (1.0 - _MOST_FAILED) * self.batch:
+            raise InputError(
+                f"fresh_spectra: {self.batch - len(good)} of {self.batch} spectra of batch {number}"
+                " are no numbers; shrink the label space"
+            )
+        # Draws that failed give their place to the first that did not.
+        place = np.full(self.batch, good[0])
+        place[good] = good
+        if len(good) < self.batch:
+            labels, dither, flux = labels[place], dither[place], flux[place]
+        return jnp.asarray(labels), jnp.asarray(dither), flux
 
     def provenance(self) -> dict[str, Any]:
         """What made the spectra, JSON-able."""

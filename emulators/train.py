@@ -139,16 +139,16 @@ def train(
     del model  # its arrays are given to the first step
     state, curve = _run(config, data, validation, transformation, mesh, state, run_dir, progress)
 
-    residuals = evaluate(state.result, validation, residuals=True).astype(np.float64)
     mse_test = None if test is None else float(np.mean(evaluate(state.result, test)))
     row = ledger_row(config, run_id, state.result, data, curve.seconds)
-    row |= {"mse_validation": float(np.mean(residuals**2)), "mse_test": mse_test}
+    errors = fit_error_model(state.result, validation, config.num_modes)
+    row |= {"mse_validation": float(errors.mse), "mse_test": mse_test}
     wavelength = np.asarray(data.wavelength, np.float64)
     emulator = Emulator(
         state.result,
         (float(wavelength[0]), float(wavelength[-1])),
         float(data.step),
-        fit_error_model(residuals, wavelength, config.num_modes),
+        errors,
         {
             "training": row,
             "config": config.to_dict(),

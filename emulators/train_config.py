@@ -64,7 +64,7 @@ class TrainConfig:
     steps_per_call
         Steps compiled into one call of the device.
     num_modes
-        Of the error model.
+        Residuals that the error model keeps, as patterns.
     """
 
     steps: int

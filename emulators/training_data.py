@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .errors import InputError
+from .spectral_model import SpectralModel
 from .storage import array_hash
-from .transformer_payne import TransformerPayne
 
 if TYPE_CHECKING:
     from .grid import SpectralGrid
@@ -82,7 +82,7 @@ class TrainingData(NamedTuple):
         return array_hash(arrays)[:12]
 
 
-def evaluate(model: TransformerPayne, data: TrainingData, *, residuals: bool = False) -> np.ndarray:
+def evaluate(model: SpectralModel, data: TrainingData, *, residuals: bool = False) -> np.ndarray:
     """Mean squared error of each star in float32, or the residuals emulator minus truth.
 
     Returns

@@ -24,7 +24,6 @@ from scaling.label_bias import (
     response,
     scatter,
 )
-from scaling.local_error import errors_near
 
 # The systematic error of an emulator that is good enough, in units of the statistical one. Added
 # in quadrature it makes the whole 2% larger.
@@ -131,11 +130,11 @@ def choose_emulator(
 ) -> Choice:
     """Predict what emulators of several sizes do to the labels of stars, and choose among them.
 
-    The systematic error is what an emulator's errors near the star do to a fit that weighs the
-    pixels as `stellarfit.fit` does, by photon noise and the error model of that emulator; the
+    The systematic error is what an emulator's errors at the star, by its error model, do to a fit
+    that weighs the pixels as `stellarfit.fit` does, by photon noise and that error model; the
     statistical one is what photon noise does to a fit with a perfect emulator. Formulae are in
-    `scaling.label_bias`; how large the errors are near a star, in `scaling.local_error`. The
-    derivatives are those of the best emulator, so nothing is trained or synthesised.
+    `scaling.label_bias`. The derivatives are those of the best emulator, so nothing is trained or
+    synthesised.
 
     Parameters
     ----------
@@ -193,19 +192,20 @@ def choose_emulator(
         for point in points
     ]
     predict = _Prediction(designs, wanted, float(snr))
-    models = [observed_covariance(error_model_of(one), pixels) for one in ordered]
-    near = [errors_near(ordered, models, point, pixels) for point in points]
+    errors = [
+        [observed_covariance(one, point, pixels, continuum_degree) for point in points]
+        for one in ordered
+    ]
     found = {
-        Size(one.name, error_model_of(one).mse): predict.systematic(model, errors)
-        for one, model, errors in zip(ordered, models, zip(*near, strict=True), strict=True)
+        Size(one.name, float(error_model_of(one).mse)): predict.systematic(of_stars)
+        for one, of_stars in zip(ordered, errors, strict=True)
     }
 
     def scaled(factor):
         """An emulator whose errors are those of the best one, but for their amplitude."""
-        errors = [star[-1].scaled(factor) for star in near]
-        return predict.systematic(models[-1].scaled(factor), errors)
+        return predict.systematic([star.scaled(factor) for star in errors[-1]])
 
-    best_mse = error_model_of(best).mse
+    best_mse = float(error_model_of(best).mse)
     for name, mse in (sizes or {}).items():
         found[Size(name, float(mse))] = scaled(mse / best_mse)
     every = sorted(found, key=lambda size: -size.mse)
@@ -241,11 +241,14 @@ class _Prediction:
         covariances = (response(design, photons)[1] for design in designs)
         self.statistical = np.stack([np.diagonal(c)[self.rows] ** 0.5 for c in covariances])
 
-    def systematic(self, known: Covariance, errors: Sequence[Covariance]) -> np.ndarray:
-        """[star, label]: of fits that know one covariance, under errors of each star's own."""
-        weights = make_weights(known, self.snr)
-        answers = (response(design, weights)[0][self.rows] for design in self.designs)
-        return np.stack([scatter(a, one) for a, one in zip(answers, errors, strict=True)])
+    def systematic(self, errors: Sequence[Covariance]) -> np.ndarray:
+        """[star, label]: under errors of each star's own, which its fit knows of."""
+        return np.stack(
+            [
+                scatter(response(design, make_weights(one, self.snr))[0][self.rows], one)
+                for design, one in zip(self.designs, errors, strict=True)
+            ]
+        )
 
 
 def _largest_factor(ratio):
@@ -283,7 +286,7 @@ def _ordered(emulators: Sequence[Emulator] | None, sizes: Mapping[str, float]) -
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"choose: two candidates are called {name!r}; give each its own name")
-    return sorted(emulators, key=lambda one: -error_model_of(one).mse)
+    return sorted(emulators, key=lambda one: -float(error_model_of(one).mse))
 
 
 def _wanted(space, labels, held) -> tuple[str, ...]:

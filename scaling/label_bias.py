@@ -47,11 +47,14 @@ class Pixels(NamedTuple):
         Wavelengths at which a spectrum is to be evaluated, uniform in ln, vacuum Angstrom.
     spread
         Weights of the fine grid in each pixel; every row sums to one.
+    resolved
+        Resolution elements that they cover.
     """
 
     wavelength: Float64[np.ndarray, " pixel"]
     fine: Float64[np.ndarray, " fine"]
     spread: csr_array
+    resolved: float
 
     def observe(
         self, wavelength: Float64[np.ndarray, " native"], rows: Float64[np.ndarray, "row native"]
@@ -108,7 +111,7 @@ def make_pixels(
     weights /= weights.sum(axis=1, keepdims=True)
     rows = np.repeat(np.arange(count), taps.shape[1])
     spread = csr_array((weights.ravel(), (rows, taps.ravel())), shape=(count, len(fine)))
-    return Pixels(np.exp(middle), np.exp(fine), spread)
+    return Pixels(np.exp(middle), np.exp(fine), spread, count / pixels_per_fwhm)
 
 
 class Covariance(NamedTuple):
@@ -132,15 +135,36 @@ def error_model_of(emulator: Emulator) -> ErrorModel:
     return emulator.error_model
 
 
-def observed_covariance(error_model: ErrorModel, pixels: Pixels) -> Covariance:
-    """An emulator's covariance as the spectrograph sees it.
+def observed_covariance(
+    emulator: Emulator,
+    labels: Float64[np.ndarray, " label"],
+    pixels: Pixels,
+    continuum_degree: int | None = None,
+) -> Covariance:
+    """Of an emulator's errors at some labels, as the spectrograph sees them: that of fits.
 
-    Modes are spread like the spectrum. So is the variance, as fits do it: an upper bound for the
-    mean of residuals whose correlation between neighbours is not known.
+    Parameters
+    ----------
+    labels
+        Of the star, in the emulator's order.
+    continuum_degree
+        See `make_design`.
     """
-    rows = np.concatenate([error_model.variance[None, :], error_model.modes.T])
-    seen = pixels.observe(np.asarray(error_model.wavelength), rows)
-    return Covariance(seen[0], seen[1:].T)
+    errors = error_model_of(emulator)
+    flux, by_label, by_shift = _observed_derivatives(emulator, labels, pixels)
+    at = jnp.asarray(labels)
+    seen = pixels.observe(np.asarray(errors.wavelength), np.asarray(errors.patterns))
+    variance = errors.amplitude(at) * errors.variance(jnp.asarray(seen))
+    modes = errors.coherent.modes(
+        at,
+        variance,
+        jnp.asarray(by_label),
+        # A broadening adds a second derivative.
+        jnp.asarray(np.stack([by_shift, np.gradient(by_shift)], axis=1)),
+        jnp.asarray(flux[:, None] * _chebyshev(pixels.wavelength, continuum_degree)),
+        pixels.resolved,
+    )
+    return Covariance(np.asarray(variance), np.asarray(modes))
 
 
 class Design(NamedTuple):
@@ -185,10 +209,7 @@ def make_design(
         every 70 Angstrom, from 2 to 10.
     """
     space = emulator.label_space
-    flux, by_label, by_velocity = (
-        pixels.spread @ np.asarray(part, np.float64)
-        for part in _derivatives(emulator, jnp.asarray(labels), jnp.asarray(pixels.fine))
-    )
+    flux, by_label, by_velocity = _observed_derivatives(emulator, labels, pixels)
     free = [i for i, name in enumerate(space.names) if name not in held]
     parts = [by_label[:, free]]
     if "v_rad" not in held:
@@ -199,6 +220,13 @@ def make_design(
     boxes = np.array([space.upper[i] - space.lower[i] for i in free])
     precision[: len(free)] = (_NO_TRACE * boxes) ** -2.0
     return Design(tuple(space.names[i] for i in free), columns, precision)
+
+
+def _observed_derivatives(emulator, labels, pixels):
+    return (
+        pixels.spread @ np.asarray(part, np.float64)
+        for part in _derivatives(emulator, jnp.asarray(labels), jnp.asarray(pixels.fine))
+    )
 
 
 @eqx.filter_jit

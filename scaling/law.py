@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -108,7 +108,12 @@ class ScalingLaw:
 
     @classmethod
     def fit(
-        cls, rows: Sequence[dict[str, Any]], *, seed: int = 0, draws: int = 200
+        cls,
+        rows: Sequence[dict[str, Any]],
+        *,
+        seed: int = 0,
+        draws: int = 200,
+        notes: Mapping[str, Any] | None = None,
     ) -> "ScalingLaw":
         """Fit the law to a ledger.
 
@@ -118,6 +123,8 @@ class ScalingLaw:
             Of `emulators.ledger.read_rows`. Runs of one ``trunk`` are drawn together.
         seed, draws
             Of the bootstrap.
+        notes
+            What else is to be known of all runs, JSON-able, such as their ``labels``.
 
         Raises
         ------
@@ -129,7 +136,7 @@ class ScalingLaw:
         check_enough(runs)
         theta, refits, noise = fit_runs(runs, np.ones(len(runs.seen)), seed, draws)
         kept = finished(rows)
-        notes = {
+        common = {
             name: kept[0][name]
             for name in _NOTES
             if name in kept[0] and all(row.get(name) == kept[0][name] for row in kept)
@@ -150,7 +157,7 @@ class ScalingLaw:
             "trunks": len(set(runs.trunk.tolist())),
             "sizes": len(set(runs.parameters.tolist())),
             "seed": seed,
-            "notes": notes,
+            "notes": {**common, **(notes or {})},
             "versions": {name: version(name) for name in ("stellarfit", "jax", "numpy")},
         }
         ends = {name: (float(x.min()), float(x.max())) for name, x in ranges.items()}

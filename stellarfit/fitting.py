@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from emulators.emulator import load_emulator
-from emulators.errors import InputError
+from scaling.law import ScalingLaw
 
 from . import flags as flag_table
+from .emulator_error import amplitude_prior, default_noise
 from .flags import Flag, edge_flag
 from .laplace import Laplace, laplace
 from .mask import Mismatch
@@ -20,7 +21,6 @@ from .optimize import Optimum, maximize
 from .priors import VELOCITIES, make_prior
 from .setup import Setup
 
-NOISES = ("validation", "none")
 _STARTS = 3
 _SCOUT_STEPS = 6
 _MAX_STEPS = 60
@@ -163,7 +163,8 @@ def fit(
     *,
     fixed: Mapping[str, float | int] | None = None,
     priors: Mapping[str, Any] | None = None,
-    noise: str = "validation",
+    noise: str | None = None,
+    law: ScalingLaw | None = None,
     continuum_degree: int | None = None,
     mask: Any = None,
     resolution: float | int | None = None,
@@ -181,8 +182,13 @@ def fit(
     priors : mapping, optional
         ``numpyro.distributions.Uniform`` or ``Normal`` by name, in place of the defaults of
         `stellarfit.priors`. ``v_mac`` is held at 0 unless it has one.
-    noise : {"validation", "none"}
-        Whether the emulator's error, measured on spectra it did not see, joins the photon noise.
+    noise : {"law", "validation", "none"}, optional
+        Where the amplitude of the emulator's error comes from that joins the photon noise: a
+        scaling law, or spectra that the emulator did not see; ``"none"`` leaves the error out. By
+        default ``"law"`` where there is a shipped law of the emulator's labels, ``"validation"``
+        otherwise.
+    law : ScalingLaw, optional
+        Of emulators like this one, in place of the shipped law.
     continuum_degree : int, optional
         Of the marginalised polynomial; by default one for every 70 Angstrom.
     mask : [pixel], optional
@@ -202,9 +208,10 @@ def fit(
         Unknown or out-of-box parameters, no resolution, nothing within the emulator's range.
     """
     began = time.perf_counter()
-    if noise not in NOISES:
-        raise InputError(f"noise: {noise!r} is not known; give {' or '.join(map(repr, NOISES))}")
     emulator = load_emulator() if emulator is None else emulator
+    if noise is None:
+        noise = default_noise(emulator) if law is None else "law"
+    amplitude = amplitude_prior(emulator, noise, law)
     prior, held = make_prior(emulator.label_space, fixed, priors)
     if mask is not None:
         spectrum = spectrum.masked(mask)
@@ -215,7 +222,7 @@ def fit(
         held,
         resolution=resolution,
         continuum_degree=continuum_degree,
-        emulator_error=noise == "validation",
+        amplitude=amplitude,
     )
     best = _search(setup)
     problem, mismatch = setup.photons, None
@@ -225,7 +232,7 @@ def fit(
             mismatch = setup.find_mismatch(values)
         problem = setup.freeze(values, mismatch)
         previous, best = best, maximize(problem, best.position, 0.0, _MAX_STEPS)
-        if not robust or _moved(previous, best) < _SETTLED:
+        if _moved(previous, best) < _SETTLED:
             break
     # The mode that samplers see lies inside the box also where the MAP is on its edge.
     peak = maximize(problem, best.position, 1.0, _MAX_STEPS)
@@ -301,6 +308,8 @@ def _report(
         flags |= Flag.MISMATCH
     if setup.num_outside:
         flags |= Flag.OUTSIDE
+    if setup.amplitude is not None and setup.amplitude.disagrees:
+        flags |= Flag.LAW_MISMATCH
     if setup.emulator.error_model is None:
         flags |= Flag.NO_ERROR_MODEL
     return Fit(

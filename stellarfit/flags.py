@@ -26,6 +26,7 @@ class Flag(enum.IntFlag):
     HIGH_R_HAT = 1 << 17
     LOW_ESS = 1 << 18
     LOW_E_BFMI = 1 << 19
+    LAW_MISMATCH = 1 << 20
 
 
 SENTENCES = {
@@ -48,6 +49,7 @@ SENTENCES = {
     Flag.DIVERGENCES: "the sampler diverged: the posterior is not fully explored",
     Flag.HIGH_R_HAT: "R-hat exceeds 1.01: the chains disagree; sample longer",
     Flag.LOW_ESS: "fewer than 100 effective draws a chain for some parameter; sample longer",
+    Flag.LAW_MISMATCH: "the scaling law and held-out spectra disagree by more than a factor 2",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
 }
 

@@ -44,12 +44,14 @@ def _emulator(emulator: Any) -> dict[str, Any]:
     low, high = emulator.wavelength_range
     measured = None
     if errors is not None:
-        variance = np.asarray(errors.variance) + np.sum(np.asarray(errors.modes) ** 2, axis=1)
+        variance = float(errors.mse) * np.asarray(errors.variance(errors.patterns))
         measured = {
             "rms": float(np.sqrt(np.mean(variance))),
             "rms_median_pixel": float(np.sqrt(np.median(variance))),
             "rms_worst_pixel": float(np.sqrt(np.max(variance))),
-            "modes": int(errors.modes.shape[1]),
+            "scatter": float(errors.amplitude.scatter),
+            "coherent_share": float(errors.coherent.share.sum()),
+            "patterns": len(errors.patterns),
         }
     record = emulator.record
     return {

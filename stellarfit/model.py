@@ -1,5 +1,6 @@
 """The forward model of an observed spectrum, its posterior density, and the NumPyro model."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from emulators.emulator import Emulator
 
 from .continuum import Continuum
 from .instrument import Instrument, log_shift
-from .noise import Noise
+from .noise import NoiseMixture
 from .priors import VELOCITIES, Prior
 
 
@@ -43,8 +44,17 @@ class StarModel(eqx.Module):
 
     def split(self, values: Float[Array, " parameter"]) -> tuple[Array, Array, Array, Array]:
         """Labels, v_rad, v_sini and v_mac [km/s] from the free values."""
-        every = self.held.at[np.array(self.free)].set(values)
+        every = self.every(values)
         return every[:-3], every[-3], every[-2], every[-1]
+
+    @property
+    def whole(self) -> "StarModel":
+        """The same model of every label and velocity, the fixed ones among them."""
+        return dataclasses.replace(self, free=tuple(range(len(self.held))))
+
+    def every(self, values: Float[Array, " parameter"]) -> Float64[Array, " every"]:
+        """All labels and velocities from the free values."""
+        return self.held.at[np.array(self.free)].set(values)
 
     def __call__(self, values: Float[Array, " parameter"]) -> Float64[Array, " pixel"]:
         labels, v_rad, v_sini, v_mac = self.split(values)
@@ -66,7 +76,7 @@ class Problem(eqx.Module):
     star: StarModel
     prior: Prior
     continuum: Continuum
-    noise: Noise
+    noise: NoiseMixture
     flux: Float64[Array, " pixel"]
 
     def log_likelihood(self, values: Float[Array, " parameter"]) -> Float64[Array, ""]:
@@ -88,7 +98,7 @@ class Problem(eqx.Module):
         """The most probable continuum coefficients for a given normalised flux."""
         columns = normalized[:, None] * self.continuum.basis
         residual = self.flux - columns @ self.continuum.mean
-        solved = self.noise.solve(jnp.concatenate([residual[:, None], columns], axis=1))
+        solved = self.noise.central.solve(jnp.concatenate([residual[:, None], columns], axis=1))
         projected = columns.T @ solved
         precision = projected[:, 1:] + jnp.diag(1 / self.continuum.variance)
         return self.continuum.mean + jnp.linalg.solve(precision, projected[:, 0])

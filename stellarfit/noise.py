@@ -3,11 +3,15 @@
     C = diag(variance) + modes modes^T          fixed: photons, emulator, model mismatch
     C + U diag(s) U^T                           after the continuum (columns U) is integrated out
 
+How large the emulator's error is in this very star is known to a factor only, so the density is a
+mixture over a few amplitudes of it.
+
 Everything goes through the matrix inversion lemma (Woodbury) and the determinant lemma, in
 float64. A masked pixel has inverse variance 0: it drops out of both sums.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as linalg
 from jaxtyping import Array, Float, Float64
@@ -86,3 +90,38 @@ class Noise(eqx.Module):
         quadratic = residual @ solved[:, 0] - half @ half
         log_det = self.log_det + 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
         return -0.5 * (quadratic + log_det + self.num_good * jnp.log(2 * jnp.pi))
+
+
+class NoiseMixture(eqx.Module):
+    """A few Gaussians, one for each amplitude of an error that is known to a factor only.
+
+    Parameters
+    ----------
+    components
+        Every leaf with a leading axis of the amplitudes.
+    log_weight
+        Of each.
+    central
+        The Gaussian at the most likely amplitude, for searches that need a single one.
+    """
+
+    components: Noise
+    log_weight: Float64[Array, " node"]
+    central: Noise
+
+    @classmethod
+    def single(cls, noise: Noise) -> "NoiseMixture":
+        """Of one Gaussian."""
+        return cls(jax.tree.map(lambda leaf: leaf[None], noise), jnp.zeros(1), noise)
+
+    def log_density(
+        self,
+        residual: Float[Array, " pixel"],
+        columns: Float[Array, "pixel column"],
+        variance: Float[Array, " column"],
+    ) -> Float64[Array, ""]:
+        """See `Noise.log_density`."""
+        each = jax.vmap(lambda noise: noise.log_density(residual, columns, variance))(
+            self.components
+        )
+        return jax.nn.logsumexp(each + self.log_weight)

@@ -75,7 +75,7 @@ def curvature(
         ],
         axis=1,
     )
-    normal = columns.T @ problem.noise.solve(columns)
+    normal = columns.T @ problem.noise.central.solve(columns)
     num, last = position.shape[0], columns.shape[1] - 1
     nuisance = normal[num:last, num:last] + jnp.diag(1 / problem.continuum.variance)
     coupling = normal[:num, num:last]
@@ -93,7 +93,7 @@ def _cost(problem, position, normalized, coefficients, bounded):
     residual = problem.flux - normalized * (problem.continuum.basis @ coefficients)
     pull = (coefficients - problem.continuum.mean) ** 2 / problem.continuum.variance
     return (
-        0.5 * problem.noise.chi2(residual)
+        0.5 * problem.noise.central.chi2(residual)
         + 0.5 * jnp.sum(pull)
         - problem.prior.log_density(problem.prior.values(position))
         - bounded * problem.prior.log_jacobian(position)

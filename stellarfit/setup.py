@@ -1,6 +1,6 @@
 """From a spectrum and an emulator to a problem that can be optimised and sampled."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -12,10 +12,11 @@ from jaxtyping import Float64, Int
 from emulators.errors import InputError
 
 from .continuum import Continuum
-from .instrument import Instrument, Velocities, fine_step, inside, log_shift
+from .emulator_error import AmplitudePrior, EmulatorError, mix, push
+from .instrument import Instrument, Velocities, fine_step, inside
 from .mask import Mismatch, find_mismatch
 from .model import Problem, StarModel
-from .noise import Noise
+from .noise import Noise, NoiseMixture
 from .priors import Prior
 from .spectrum import MaskBit
 from .velocity import first_guess
@@ -43,6 +44,10 @@ class Setup:
         With photon noise only.
     num_outside : int
         Good pixels that the emulator cannot reach.
+    amplitude : AmplitudePrior or None
+        Of the emulator's error; None leaves photon noise alone.
+    sizes : ([good], [good])
+        Width of each pixel, and FWHM of its line spread, in ln(wavelength).
     """
 
     spectrum: Any
@@ -53,7 +58,8 @@ class Setup:
     starts: Float64[np.ndarray, "start parameter"]
     photons: Problem
     num_outside: int
-    emulator_error: bool
+    amplitude: AmplitudePrior | None
+    sizes: tuple[Any, Any]
 
     @classmethod
     def build(
@@ -65,7 +71,7 @@ class Setup:
         *,
         resolution: Any = None,
         continuum_degree: int | None = None,
-        emulator_error: bool = True,
+        amplitude: AmplitudePrior | None = None,
     ) -> "Setup":
         """Check, find the velocity, choose the pixels and lay out the arrays.
 
@@ -77,8 +83,8 @@ class Setup:
             Resolving power; by default the spectrum's own.
         continuum_degree
             See `Continuum.build`.
-        emulator_error
-            Whether `freeze` adds the emulator's covariance.
+        amplitude
+            Of the emulator's error, which `freeze` adds; None for photon noise alone.
         """
         resolution = _resolution(spectrum, resolution)
         _check_overlap(spectrum, emulator)
@@ -99,10 +105,12 @@ class Setup:
         spectrum = spectrum.masked(~usable, MaskBit.OUTSIDE)  # refuses if nothing is left
         keep = np.flatnonzero(spectrum.good)
         wavelength, flux = spectrum.wavelength[keep], spectrum.flux[keep]
+        if isinstance(resolution, np.ndarray):
+            resolution = resolution[keep]
         instrument = Instrument.build(
             wavelength,
             spectrum.width[keep],
-            resolution[keep] if isinstance(resolution, np.ndarray) else resolution,
+            resolution,
             step=step,
             velocities=velocities,
         )
@@ -112,14 +120,12 @@ class Setup:
                 f"flux: the 90th percentile of the good pixels is {level:g}; a spectrum to be "
                 "fitted has a positive continuum"
             )
-        error_model = emulator.error_model if emulator_error else None
-        num_modes = 0 if error_model is None else error_model.modes.shape[1]
         ivar = jnp.asarray(spectrum.ivar[keep])
         problem = Problem(
             star=StarModel.build(emulator, instrument, prior.names, held),
             prior=prior,
             continuum=Continuum.build(wavelength, level, continuum_degree),
-            noise=Noise.build(ivar, jnp.zeros((len(keep), num_modes))),
+            noise=NoiseMixture.single(Noise.build(ivar, jnp.zeros((len(keep), 0)))),
             flux=jnp.asarray(flux),
         )
         return cls(
@@ -131,45 +137,60 @@ class Setup:
             starts=guess.values,
             photons=problem,
             num_outside=num_outside,
-            emulator_error=error_model is not None,
+            amplitude=amplitude,
+            sizes=(
+                jnp.asarray(spectrum.width[keep] / wavelength),
+                jnp.broadcast_to(1 / jnp.asarray(resolution), (len(keep),)),
+            ),
         )
 
-    def emulator_covariance(
-        self, values: Float64[Any, " parameter"]
-    ) -> tuple[Float64[np.ndarray, " good"], Float64[np.ndarray, "good mode"]]:
-        """The emulator's error in the pixels, as variance and modes, in the unit of the flux^2.
-
-        Zeros, of the same shape, where the emulator's error is not to be used.
-        """
-        if not self.emulator_error:
-            return np.zeros(len(self.keep)), np.zeros((len(self.keep), 0))
-        variance, modes = _push_covariance(self.photons, self.emulator.error_model, values)
-        return np.asarray(variance), np.asarray(modes)
+    def emulator_error(self, values: Float64[Any, " parameter"]) -> EmulatorError | None:
+        """The emulator's error in the pixels; None where it is not to be used."""
+        if self.amplitude is None:
+            return None
+        model = self.emulator.error_model
+        return push(self.photons, model, jnp.asarray(values), self.sizes)
 
     def freeze(
         self, values: Float64[Any, " parameter"], mismatch: Mismatch | None = None
     ) -> Problem:
         """The problem with the emulator's error and the mismatch as they are at `values`."""
-        variance, modes = self.emulator_covariance(values)
-        variance = variance + self._photon_variance
-        weight = 1 / variance if mismatch is None else mismatch.inverse_variance(variance)
-        noise = Noise.build(jnp.asarray(weight), jnp.asarray(modes))
+        variance, weight = self._photon_variance, np.ones(len(self.keep))
+        if mismatch is not None:
+            variance, weight = variance + mismatch.variance, mismatch.weight
+        error = self.emulator_error(values)
+        if error is None or self.amplitude is None:
+            nothing = jnp.zeros((len(self.keep), 0))
+            noise = NoiseMixture.single(Noise.build(jnp.asarray(weight / variance), nothing))
+        else:
+            coherent = self.emulator.error_model.coherent.amplitude.scatter
+            prior = jnp.asarray(self.amplitude.log_factor), jnp.asarray(self.amplitude.sigma)
+            noise = mix(
+                self.photons,
+                error,
+                jnp.asarray(values),
+                jnp.asarray(variance),
+                jnp.asarray(weight),
+                (*prior, coherent),
+            )
         return eqx.tree_at(lambda problem: problem.noise, self.photons, noise)
 
     def find_mismatch(self, values: Float64[Any, " parameter"]) -> Mismatch:
         """Apply the rule of `stellarfit.mask` to the residuals at `values`."""
-        variance, modes = self.emulator_covariance(values)
+        error = self.emulator_error(values)
         normalized, continuum = _predict(self.photons, values)
         residual = np.asarray(self.photons.flux - normalized * continuum)
         sensitivity = np.asarray(_sensitivity(self.photons, values) * continuum)
-        variance = self._photon_variance + variance + np.sum(modes**2, axis=1)
+        variance = self._photon_variance
+        if error is not None:
+            variance = variance + np.asarray(error.variance + jnp.sum(error.modes**2, axis=1))
         return find_mismatch(residual, variance, sensitivity)
 
     def chi2(self, values: Float64[Any, " parameter"]) -> float:
         """Of the residuals at `values`, with photon noise and the emulator's covariance."""
         problem = self.freeze(values)
         normalized, continuum = _predict(problem, values)
-        return float(problem.noise.chi2(problem.flux - normalized * continuum))
+        return float(problem.noise.central.chi2(problem.flux - normalized * continuum))
 
     def predict(
         self, problem: Problem, values: Float64[Any, " parameter"]
@@ -201,29 +222,9 @@ def _sensitivity(problem, values):
         # An optically thin line: flux exp(-tau), tau proportional to the abundance.
         flux = jnp.clip(star(values), 1e-3, 1.0)
         return jnp.log(10.0) * flux * jnp.log(flux)
-    every = star.held.at[np.array(star.free)].set(values)
-    whole = replace(star, free=tuple(range(len(every))))
+    every = star.every(values)
     direction = jnp.zeros_like(every).at[names.index("fe_h")].set(1.0)
-    return jax.jvp(whole, (every,), (direction,))[1]
-
-
-@eqx.filter_jit
-def _push_covariance(problem, error_model, values):
-    """Shift, broaden and scale the emulator's variance and modes like the star's spectrum.
-
-    The variance goes through the same weights as the flux. That is an upper bound for the mean of
-    residuals that are correlated in an unknown way, which neighbouring ones are.
-    """
-    star = problem.star
-    _, v_rad, v_sini, v_mac = star.split(values)
-    rest = jnp.log(star.instrument.wavelength) + log_shift(v_rad)
-    native = jnp.log(error_model.wavelength)
-    rows = jnp.concatenate([error_model.variance[None, :], error_model.modes.T])
-    fine = jax.vmap(lambda row: jnp.interp(rest, native, row))(rows.astype(jnp.float64))
-    pixels = star.instrument(fine, v_sini, v_mac)
-    _, continuum = _predict(problem, values)
-    variance = jnp.maximum(pixels[0], 0.0) * continuum**2
-    return variance, (pixels[1:] * continuum).T
+    return jax.jvp(star.whole, (every,), (direction,))[1]
 
 
 def _resolution(spectrum, resolution):

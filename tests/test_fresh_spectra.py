@@ -88,3 +88,19 @@ def test_what_cannot_be_streamed_is_refused():
     synthesizer.wavelength = np.linspace(5000, 6000, 200)
     with pytest.raises(InputError, match="not uniform in their logarithm"):
         FreshSpectra(synthesizer, size=8, batch=4, seed=0)
+
+
+def test_a_draw_without_spectrum_gives_its_place_to_another():
+    def of(hole, batch):
+        synthesizer: Any = FakeSynthesizer(pixels=128, hole=hole)
+        return FreshSpectra(synthesizer, size=batch, batch=batch, seed=3)
+
+    # Of the first 256 draws between 4000 and 7000 K one is above 6995 K.
+    whole = np.asarray(of(np.inf, 256).before(0).labels)
+    bad = whole[:, 0] > 6995.0
+    store = of(6995.0, 256).before(0)
+    assert bad.sum() == 1 and np.isfinite(store.flux).all()
+    np.testing.assert_array_equal(np.asarray(store.labels)[~bad], whole[~bad])
+    np.testing.assert_array_equal(np.asarray(store.labels)[bad], whole[:1])
+    with pytest.raises(InputError, match="of 256 spectra of batch 0 are no numbers"):
+        of(6000.0, 256).before(0)

@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from fake_star import TRUTH, fake_star
 from numpyro.infer.util import log_density, potential_energy
+from scipy.special import logsumexp
 from tiny import tiny_emulator
 
 from stellarfit.fitting import fit
@@ -43,17 +44,19 @@ def test_log_likelihood_equals_the_dense_normal_density(found):
     problem = found.problem
     values = truth_values(found)
     columns = np.asarray(problem.star(values))[:, None] * np.asarray(problem.continuum.basis)
-    noise = problem.noise
-    weight, factor = np.asarray(noise.inverse_variance), np.asarray(noise.factor)
-    covariance = np.linalg.inv(np.diag(weight) - factor @ factor.T)
-    covariance += (columns * np.asarray(problem.continuum.variance)) @ columns.T
     residual = np.asarray(problem.flux) - columns @ np.asarray(problem.continuum.mean)
-    log_det = np.linalg.slogdet(covariance)[1]
-    truth = -0.5 * (
-        residual @ np.linalg.solve(covariance, residual)
-        + log_det
-        + len(residual) * np.log(2 * np.pi)
-    )
+    each = []
+    for node in range(len(problem.noise.log_weight)):
+        noise = jax.tree.map(
+            lambda leaf, node=node: np.asarray(leaf[node]), problem.noise.components
+        )
+        dense = np.diag(noise.inverse_variance) - noise.factor @ noise.factor.T
+        covariance = np.linalg.inv(dense)
+        covariance += (columns * np.asarray(problem.continuum.variance)) @ columns.T
+        log_det = np.linalg.slogdet(covariance)[1]
+        quadratic = residual @ np.linalg.solve(covariance, residual)
+        each.append(-0.5 * (quadratic + log_det + len(residual) * np.log(2 * np.pi)))
+    truth = logsumexp(each, b=np.exp(np.asarray(problem.noise.log_weight)))
     assert float(problem.log_likelihood(values)) == pytest.approx(truth, rel=1e-7)
 
 

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emulators.coherent_error import CoherentError
 from emulators.emulator import Emulator
+from emulators.error_amplitude import ErrorAmplitude
 from emulators.error_model import ErrorModel
 from emulators.labels import LabelSpace
 from emulators.spectral_model import SpectralModel
@@ -50,13 +52,36 @@ class AnalyticModel(SpectralModel):
         return 1.0 - analytic_depth(self.label_space.to_unit(labels), wavelength)
 
 
-def tiny_error_model(wavelength: np.ndarray, mse: float = 1e-5, num_modes: int = 3) -> ErrorModel:
-    """Smooth patterns holding half of the error, white noise the other half."""
-    phase = np.linspace(0, 1, len(wavelength))[:, None] * np.arange(1, num_modes + 1)[None, :]
-    modes = np.sin(np.pi * phase)
-    modes *= np.sqrt(0.5 * mse * len(wavelength) / np.sum(modes**2))
-    variance = np.full(len(wavelength), 0.5 * mse)
-    return ErrorModel(jnp.asarray(wavelength), jnp.asarray(variance), jnp.asarray(modes))
+def tiny_error_model(
+    wavelength: np.ndarray, mse: float = 1e-5, num_patterns: int = 8
+) -> ErrorModel:
+    """White noise that grows along the grid, and coherent errors; the same for all labels."""
+    shape = np.linspace(0.5, 1.5, len(wavelength))
+    noise = np.random.default_rng(0).normal(size=(num_patterns, len(wavelength)))
+    noise *= np.sqrt(shape / np.mean(noise**2, axis=0))
+    number = len(LABELS)
+    return ErrorModel(
+        jnp.asarray(wavelength),
+        jnp.asarray(noise),
+        jnp.asarray(mse),
+        tiny_amplitude(mse),
+        CoherentError(
+            amplitude=tiny_amplitude(1.0),
+            share=jnp.asarray(0.1 * 0.7 ** np.arange(number)),
+            stretch=jnp.linspace(0.8, 1.2, number),
+            share_velocity=jnp.asarray([0.01, 0.01]),
+            resolved=jnp.asarray(len(wavelength) / 3.3),
+            exponent=jnp.asarray(0.3),
+        ),
+    )
+
+
+def tiny_amplitude(mse: float) -> ErrorAmplitude:
+    """The same for all labels, with the scatter of a shipped one."""
+    number = len(LABELS)
+    coefficients = jnp.zeros(1 + number + number * (number + 1) // 2).at[0].set(np.log(mse))
+    lower, upper = jnp.asarray(LABELS.lower), jnp.asarray(LABELS.upper)
+    return ErrorAmplitude(lower, upper, coefficients, jnp.asarray(0.3))
 
 
 def tiny_emulator(

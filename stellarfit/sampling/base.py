@@ -85,7 +85,9 @@ class Chains(NamedTuple):
     warmup_leapfrogs: int
 
 
-class _Adaptation(NamedTuple):
+class Adaptation(NamedTuple):
+    """Of a step size, by dual averaging."""
+
     log_step: Array
     log_average: Array
     error: Array
@@ -113,8 +115,7 @@ def run(
     trajectory, and one spectrum already fills a processor.
     """
     num_chains, num_parameters = initial.shape
-    guess = jnp.log(1.6 * num_parameters**-0.25)  # about right for a standard normal
-    adaptation = _Adaptation(guess, guess, jnp.asarray(0.0), guess)
+    adaptation = start_adaptation(num_parameters)
     states = _start(target, initial)
     total = num_warmup + num_samples
     chunk = max(size for size in range(1, _LONGEST_CHUNK + 1) if total % size == 0)
@@ -156,7 +157,7 @@ def _advance(sampler, target, states, adaptation, index, keys, num_warmup, targe
         states, draw = jax.lax.map(
             lambda pair: sampler.step(target, pair[0], pair[1], step_size), (keys, states)
         )
-        updated = _adapt(adaptation, i + 1, target_acceptance - jnp.mean(draw.acceptance))
+        updated = adapt(adaptation, i + 1, target_acceptance - jnp.mean(draw.acceptance))
         adaptation = jax.tree.map(lambda new, old: jnp.where(warm, new, old), updated, adaptation)
         return (states, adaptation), draw
 
@@ -164,14 +165,21 @@ def _advance(sampler, target, states, adaptation, index, keys, num_warmup, targe
     return states, adaptation, draws
 
 
-def _adapt(adaptation, count, error):
+def start_adaptation(num_parameters: int) -> Adaptation:
+    """With the step that is about right for a standard normal."""
+    guess = jnp.log(1.6 * num_parameters**-0.25)
+    return Adaptation(guess, guess, jnp.asarray(0.0), guess)
+
+
+def adapt(adaptation: Adaptation, count: Int[Array, ""], error: Float[Array, ""]) -> Adaptation:
+    """The step sizes after `count` transitions, the last of which fell short by `error`."""
     count = count.astype(jnp.float64)
     weight = 1 / (count + _DELAY)
     error = (1 - weight) * adaptation.error + weight * error
     log_step = adaptation.center - jnp.sqrt(count) / _GAMMA * error
     share = count**-_KAPPA
     log_average = share * log_step + (1 - share) * adaptation.log_average
-    return _Adaptation(log_step, log_average, error, adaptation.center)
+    return Adaptation(log_step, log_average, error, adaptation.center)
 
 
 @contextmanager

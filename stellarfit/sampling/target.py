@@ -120,38 +120,55 @@ def make_target(fit: Fit, key: PRNGKeyArray) -> Whitened:
     """The target of a fit; probes whether the expansion is good enough to drive trajectories."""
     prior = fit.problem.prior
     lower, upper = np.asarray(prior.lower), np.asarray(prior.upper)
-    margin = _EDGE * (upper - lower)
-    origin = np.clip(fit.values, lower + margin, upper - margin)
-    num = len(origin)
-    jacobian = _jacobian(fit.problem, jnp.asarray(origin))
-    _, curvature = _likelihood(fit.problem, jnp.asarray(origin), jacobian)
-    # What the data leave open has the variance of its box.
-    box = 12 / (upper - lower) ** 2
-    covariance = np.linalg.inv(np.asarray(curvature) + np.diag(np.asarray(prior.precision) + box))
-    room = np.minimum(origin - lower, upper - origin) / np.sqrt(np.diagonal(covariance))
-    order = np.argsort(room)
-    scale = np.linalg.cholesky(covariance[np.ix_(order, order)])
+    exact, jacobian = _whiten(fit.problem, jnp.asarray(fit.values))
+    origin, num = np.asarray(exact.origin), len(fit.values)
     directions = np.zeros((num, num))
-    directions[order] = scale  # [parameter, coordinate]
+    directions[np.asarray(exact.order)] = np.asarray(exact.scale)  # [parameter, coordinate]
     higher = _higher_terms(fit.problem, origin, jacobian, directions, lower, upper)
     columns = np.hstack([np.asarray(jacobian) @ directions, higher])
-    linear, gram = _likelihood(fit.problem, jnp.asarray(origin), jnp.asarray(columns))
-    target = Whitened(
-        problem=fit.problem,
-        origin=jnp.asarray(origin),
-        order=jnp.asarray(order),
-        scale=jnp.asarray(scale),
-        linear=linear,
-        gram=gram,
-    )
+    linear, gram = _likelihood(fit.problem, exact.origin, jnp.asarray(columns))
+    target = replace(exact, linear=linear, gram=gram, exact_force=False)
     probes = jax.random.normal(key, (_NUM_PROBES, num), jnp.float64)
     difference = np.asarray(_differences(target, probes))
     # The expansion is judged where the posterior is: far draws count by their true density.
     weight = np.exp(np.clip(difference - np.median(difference), -20, 3))
     center = np.average(difference, weights=weight)
     scatter = np.sqrt(np.average((difference - center) ** 2, weights=weight))
-    good = bool(scatter <= _LARGEST_SCATTER)
-    return target if good else replace(target, exact_force=True)
+    return target if bool(scatter <= _LARGEST_SCATTER) else exact
+
+
+def whiten(problem: Problem, values: Float[Array, " parameter"]) -> Whitened:
+    """The target of a problem about some values, driven by its own force: pure, for batches."""
+    return _whiten(problem, values)[0]
+
+
+@eqx.filter_jit
+def _whiten(problem, values):
+    """The target, and the Jacobian of the normalised flux at its origin."""
+    prior = problem.prior
+    margin = _EDGE * (prior.upper - prior.lower)
+    origin = jnp.clip(values, prior.lower + margin, prior.upper - margin)
+    jacobian = _jacobian(problem, origin)
+    _, curvature = _likelihood(problem, origin, jacobian)
+    # What the data leave open has the variance of its box.
+    box = 12 / (prior.upper - prior.lower) ** 2
+    precision = curvature + jnp.diag(prior.precision + box)
+    # Labels differ by powers of ten: inverted with a diagonal of ones.
+    unit = 1 / jnp.sqrt(jnp.diagonal(precision))
+    covariance = jnp.linalg.inv(precision * unit[:, None] * unit) * unit[:, None] * unit
+    covariance = 0.5 * (covariance + covariance.T)
+    room = jnp.minimum(origin - prior.lower, prior.upper - origin)
+    order = jnp.argsort(room / jnp.sqrt(jnp.diagonal(covariance)))
+    target = Whitened(
+        problem=problem,
+        origin=origin,
+        order=order,
+        scale=jnp.linalg.cholesky(covariance[order][:, order]),
+        linear=jnp.zeros(0),
+        gram=jnp.zeros((0, 0)),
+        exact_force=True,
+    )
+    return target, jacobian
 
 
 def _terms(standard):
@@ -208,7 +225,7 @@ def _likelihood(problem, values, columns):
     nuisance = normalized[:, None] * problem.continuum.basis
     residual = problem.flux - normalized * continuum
     every = jnp.concatenate([continuum[:, None] * columns, nuisance, residual[:, None]], axis=1)
-    normal = every.T @ problem.noise.solve(every)
+    normal = every.T @ problem.noise.central.solve(every)
     num, last = columns.shape[1], every.shape[1] - 1
     coupling = normal[:num, num:last]
     inner = normal[num:last, num:last] + jnp.diag(1 / problem.continuum.variance)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from emulators.emulator import Emulator
@@ -30,6 +30,7 @@ from emulators.train_config import TrainConfig
 from emulators.training_data import TrainingData, evaluate, split_grid
 from emulators.transformer_payne import TransformerPayne
 from scaling.experiments.recipe import RECIPE
+from scaling.experiments.spectra import synthesize
 
 STEP = 1e-5  # of the grid in ln(wavelength)
 WAVELENGTH = np.exp(np.arange(np.log(5100.0), np.log(5300.0), STEP))
@@ -41,7 +42,7 @@ UPPER = {"mg": 0.8}
 SIZES = {"s": (64, 4), "m": (128, 4), "l": (256, 4)}
 HELD_OUT = 2048  # validation spectra, and as many for the one test
 TRAIN_SEED, ERROR_SEED = 1, 3
-NUM_MODES = 160
+NUM_MODES = 64
 
 
 def label_space() -> LabelSpace:
@@ -125,13 +126,13 @@ def with_errors(
 ) -> Emulator:
     """The emulator under a name, with the error model of some held-out spectra."""
     assert isinstance(emulator.model, TransformerPayne)
-    residuals = np.asarray(evaluate(emulator.model, held_out, residuals=True), np.float64)
-    found = {"spectra": len(residuals), "mse": float(np.mean(residuals**2)), **about}
+    errors = fit_error_model(emulator.model, held_out, NUM_MODES).rounded()
+    found = {"spectra": len(held_out.labels), "mse": float(errors.mse), **about}
     return Emulator(
         emulator.model,
         emulator.wavelength_range,
         emulator.step,
-        fit_error_model(residuals, held_out.wavelength, NUM_MODES).rounded(),
+        errors,
         emulator.record | {"error_model": found},
         name,
     )
@@ -178,14 +179,7 @@ def measure_errors(paths: list[Path], spectra: int, out: Path) -> None:
     """Give emulators the error models of the same freshly synthesised spectra."""
     space = label_space()
     synth = LTESynthesizer.build(WAVELENGTH, space)
-    labels = space.sobol(spectra, seed=ERROR_SEED)
-    dither = np.random.default_rng(ERROR_SEED).uniform(-0.5, 0.5, spectra)
-    parts = spectra // 16
-    flux = [
-        np.asarray(synth.batch(jnp.asarray(some), jnp.asarray(offsets * STEP)).normalized)
-        for some, offsets in zip(np.split(labels, parts), np.split(dither, parts), strict=True)
-    ]
-    fresh = TrainingData(labels, dither, np.concatenate(flux), WAVELENGTH, STEP)
+    fresh = synthesize(synth, spectra, ERROR_SEED, STEP, jax.devices())
     about = {"source": "fresh", "seed": ERROR_SEED, "synthesizer": synth.provenance()}
     for path in paths:
         emulator = Emulator.load(path)
@@ -219,7 +213,7 @@ def main() -> None:
     errors = verbs.add_parser("errors")
     errors.add_argument("--emulator", type=Path, required=True, nargs="+")
     errors.add_argument("--out", type=Path, required=True)
-    errors.add_argument("--spectra", type=int, default=1024, help="a multiple of 16")
+    errors.add_argument("--spectra", type=int, default=1024, help="128 or more")
     given = parser.parse_args()
     if given.verb == "grid":
         make_grid(given.out, given.spectra, given.batch, not given.no_dither)

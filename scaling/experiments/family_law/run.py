@@ -20,6 +20,8 @@ from scaling.sweep import Sweep
 from scaling.train_sweep import Spectra, train_sweep
 
 SPECTRA, HELD_OUT, SEED = 100_000, 1024, 11
+# New after every call of a run on fresh spectra: as many as it sees in a call, 100 steps of 64.
+NEW = 6400
 
 
 def main() -> None:
@@ -31,7 +33,7 @@ def main() -> None:
     synth = LTESynthesizer.build(WAVELENGTH, label_space())
     data = synthesize(synth, SPECTRA + 2 * HELD_OUT, SEED, STEP, jax.devices())
     print(f"{len(data.labels)} spectra after {time.monotonic() - began:.0f} s", flush=True)
-    fresh = FreshSpectra(synth, size=16384, batch=1024, seed=SEED + 1)
+    fresh = FreshSpectra(synth, size=2 * NEW, batch=NEW, seed=SEED + 1)
     spectra = Spectra(label_space(), *split(data, HELD_OUT), fresh)
     sweep = Sweep.load(Path(__file__).with_name("sweep.toml"))
     left = arguments.seconds - (time.monotonic() - began)

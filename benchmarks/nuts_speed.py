@@ -1,0 +1,95 @@
+"""How long NUTS takes for one star: 4 x 500 draws of 10 labels, v_rad and v_sini.
+
+    PYTHONPATH=. python benchmarks/nuts_speed.py [--emulator fgk-mgb-l] [--backend numpyro]
+
+A dwarf of R = 47,000 and S/N 100, synthesised, in 3,800 pixels. Prints one JSON line: seconds
+of the fit and of the sampling (the first call compiles, the second does not), R-hat, effective
+draws.
+"""
+
+import argparse
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emulators.emulator import load_emulator
+from emulators.physics.synthesizer import LTESynthesizer
+from stellarfit.fitting import fit
+from stellarfit.instrument import Instrument, Velocities
+from stellarfit.sampling import sample
+from stellarfit.sampling.diagnostics import ess, r_hat
+from stellarfit.spectrum import Spectrum
+
+PIXELS, RESOLUTION, SNR, V_SINI = 3800, 47_000.0, 100.0, 3.0
+STAR = {"teff": 5600.0, "logg": 4.2, "vmic": 1.1, "fe_h": -0.2}
+FREE = ("teff", "logg", "vmic", "fe_h", "mg_fe", "si_fe", "ca_fe", "ti_fe", "cr_fe", "ni_fe")
+
+
+def observe(emulator) -> Spectrum:
+    """The star as the spectrograph sees it."""
+    wavelength = 5195.0 * np.exp((np.arange(PIXELS) - PIXELS / 2) / (3 * RESOLUTION))
+    width = wavelength / (3 * RESOLUTION)
+    velocities = Velocities(0.0, 0.0, 2 * V_SINI, 0.0)
+    instrument = Instrument.build(wavelength, width, RESOLUTION, step=2e-6, velocities=velocities)
+    synth = LTESynthesizer.build(np.asarray(instrument.wavelength), emulator.label_space)
+    labels = [STAR.get(name, 0.0) for name in emulator.label_space.names]
+    flux = synth.batch(jnp.asarray(labels)[None], jnp.zeros(1)).normalized[0]
+    seen = 1 - np.asarray(instrument(1 - jnp.asarray(flux, jnp.float64), V_SINI, 0.0))
+    seen = seen + np.random.default_rng(0).normal(0, 1 / SNR, PIXELS)
+    return Spectrum(wavelength, seen, np.full(PIXELS, SNR**2), resolution=RESOLUTION)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--emulator", default="fgk-mgb-l")
+    parser.add_argument("--backend", default="numpyro")
+    given = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    emulator = load_emulator(given.emulator)
+    spectrum = observe(emulator)
+    fixed = {name: STAR.get(name, 0.0) for name in emulator.label_space.names if name not in FREE}
+    found = {}
+    for call in ("first", "second"):
+        began = time.perf_counter()
+        best = fit(spectrum, emulator, fixed=fixed)
+        middle = time.perf_counter()
+        posterior = sample(spectrum, emulator, fit=best, backend=given.backend)
+        done = time.perf_counter()
+        found[call] = {"fit": middle - began, "sampling": done - middle}
+    print(
+        json.dumps(
+            {
+                "emulator": emulator.name,
+                "backend": given.backend,
+                "device": jax.devices()[0].device_kind,
+                "parameters": len(posterior.names),
+                "seconds": found,
+                "r_hat": float(r_hat(posterior.samples).max()),
+                "ess": float(ess(posterior.samples).min()),
+                "flags": posterior.flags,
+                "leapfrogs": int(posterior.stats["n_steps"].sum()),
+                "pulls": dict(
+                    zip(
+                        posterior.names,
+                        np.round(
+                            [
+                                (m - {**STAR, "v_sini": V_SINI}.get(n, 0.0)) / s
+                                for n, m, s in zip(
+                                    posterior.names, posterior.mean, posterior.sigma, strict=True
+                                )
+                            ],
+                            2,
+                        ).tolist(),
+                        strict=True,
+                    )
+                ),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

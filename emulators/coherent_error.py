@@ -1,0 +1,243 @@
+"""The part of an emulator's error that looks like a change of the labels of the star itself."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+from scipy.ndimage import gaussian_filter1d
+
+from .error_amplitude import ErrorAmplitude, fit_error_amplitude
+
+if TYPE_CHECKING:
+    from .training_data import TrainingData
+
+# A spectrograph in native pixels (sigma of its line spread) to measure at, and one four times as
+# coarse, which tells how the shares depend on the number of resolved pixels.
+_LINE_SPREAD, _COARSER = 1.4, 4.0
+_FWHM = 2.3548200450309493  # of a Gaussian, in sigma
+_CONTINUUM_DEGREE = 3
+# Squared singular values below this, relative to the largest, have no direction in float64.
+_SMALLEST = 1e-11
+
+
+class CoherentError(eqx.Module):
+    """Share of the error's energy along each direction in which the labels move the spectrum.
+
+    Directions are the left singular vectors of the derivatives by the labels, each per half its
+    box, in pixels divided by the error's rms d, with continuum and velocity projected out. In a
+    spectrum of many pixels a random error would have the share 1/pixels along any of them.
+
+    Parameters
+    ----------
+    amplitude
+        Factor on the shares, about 1, from the labels. Its `scatter` is that from star to star,
+        beyond the scatter of twenty random numbers.
+    share
+        Of the expected energy along each direction, the strongest first.
+    stretch
+        By which factor each label errs more than directions alone would say.
+    share_velocity
+        Along the derivatives by a shift and by a broadening of all lines.
+    resolved
+        Resolution elements in the spectra that the shares were measured on.
+    exponent
+        A share grows with ``(resolved / elements)^exponent`` for a spectrum of other length or
+        resolution.
+    """
+
+    amplitude: ErrorAmplitude
+    share: Float[Array, " label"]
+    stretch: Float[Array, " label"]
+    share_velocity: Float[Array, "2"]
+    resolved: Float[Array, ""]
+    exponent: Float[Array, ""]
+
+    def modes(
+        self,
+        labels: Float[Array, " label"],
+        variance: Float[Array, " pixel"],
+        by_label: Float[Array, "pixel label"],
+        by_velocity: Float[Array, "pixel 2"],
+        continuum: Float[Array, "pixel column"],
+        resolved: Float[Array, ""] | float,
+    ) -> Float64[Array, "pixel mode"]:
+        """Columns whose outer product is the coherent part of the covariance.
+
+        Parameters
+        ----------
+        labels
+            Of the star.
+        variance
+            The incoherent part, in all pixels of the spectrum; 0 marks one that is not used.
+        by_label
+            Derivatives of the model by each label, per unit of it.
+        by_velocity
+            By a shift and by a broadening, each in any unit.
+        continuum
+            What the continuum can do to the model.
+        resolved
+            Resolution elements that the used pixels cover.
+        """
+        good = variance > 0
+        weight = jnp.where(good, 1 / jnp.sqrt(jnp.where(good, variance, 1.0)), 0.0)
+        half = 0.5 * (self.amplitude.upper - self.amplitude.lower)
+        basis = _basis(
+            weight[:, None] * by_label * half,
+            weight[:, None] * by_velocity,
+            weight[:, None] * continuum,
+        )
+        energy = jnp.sum(good) * (self.resolved / resolved) ** self.exponent
+        # The incoherent part has the share 1/pixels of any direction already.
+        size = jnp.sqrt(jnp.maximum(energy * self.amplitude(labels) * self.share - 1, 0.0))
+        velocity = jnp.sqrt(jnp.maximum(energy * self.share_velocity - 1, 0.0))
+        along = (basis.projected * self.stretch) @ (basis.right * basis.inverse * size)
+        modes = jnp.concatenate([along, basis.velocity * velocity], axis=1)
+        return modes * jnp.sqrt(variance)[:, None]
+
+
+class _Basis(eqx.Module):
+    """Weighted derivatives: ``projected = U S right^T`` by labels, unit vectors by velocity."""
+
+    projected: Float[Array, "pixel label"]
+    right: Float[Array, "label label"]
+    inverse: Float[Array, " label"]  # 1/S, or 0 where there is no direction
+    velocity: Float[Array, "pixel 2"]
+
+
+def _basis(by_label, by_velocity, continuum):
+    """Project continuum and velocity out, and turn the labels into orthogonal directions."""
+    nuisance, _ = jnp.linalg.qr(jnp.concatenate([continuum, by_velocity], axis=1))
+    velocity = nuisance[:, continuum.shape[1] :]
+    projected = by_label - nuisance @ (nuisance.T @ by_label)
+    squares, right = jnp.linalg.eigh(projected.T @ projected)
+    squares, right = squares[::-1], right[:, ::-1]
+    seen = squares > _SMALLEST * squares[0]
+    inverse = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, squares, 1.0)), 0.0)
+    return _Basis(projected, right, inverse, velocity)
+
+
+def fit_coherent_error(
+    model: Any, held_out: "TrainingData", scaled: Float64[np.ndarray, "star pixel"]
+) -> CoherentError:
+    """Measure the shares on held-out stars.
+
+    Parameters
+    ----------
+    model : SpectralModel
+    held_out
+        The spectra.
+    scaled
+        Residuals of the last of them, over the expected rms of each star.
+    """
+    first = len(held_out.labels) - len(scaled)
+    labels = np.asarray(held_out.labels)[first:]
+    views = [_View(scaled, sigma) for sigma in (_LINE_SPREAD, _LINE_SPREAD * _COARSER)]
+    encoding = eqx.filter_jit(model.encode)(jnp.asarray(held_out.wavelength, jnp.float64))
+    space = model.label_space
+    half = 0.5 * (np.asarray(space.upper) - np.asarray(space.lower))
+    step = float(held_out.step)
+    for star in range(len(scaled)):
+        shift = jnp.asarray(np.asarray(held_out.dither)[first + star] * step)
+        flux, by_label, by_shift = (
+            np.asarray(part, np.float64)
+            for part in _derivatives(model, encoding, jnp.asarray(labels[star]), shift)
+        )
+        degree = np.polynomial.chebyshev.chebvander(
+            np.linspace(-1, 1, len(flux)), min(_CONTINUUM_DEGREE, len(flux) - 1)
+        )
+        # A broadening adds a second derivative.
+        by_velocity = np.stack([by_shift, np.gradient(by_shift)], axis=1)
+        for view in views:
+            view.measure(star, by_label * half, by_velocity, flux[:, None] * degree)
+    return _summary(*(view.totals() for view in views), labels, space, scaled.shape[1])
+
+
+class _View:
+    """Residuals as a spectrograph sees them, and their energies along each star's directions."""
+
+    def __init__(self, scaled: np.ndarray, sigma: float):
+        self.smooth = partial(gaussian_filter1d, sigma=sigma, axis=0, mode="nearest")
+        self.residual = self.smooth(scaled.T)
+        deviation = np.sqrt(np.mean(self.residual**2, axis=1))
+        self.weight = 1 / np.where(deviation > 0, deviation, 1.0)
+        self.rows: list[Any] = []
+
+    def measure(self, star: int, by_label: Any, by_velocity: Any, continuum: Any) -> None:
+        """Add a star, from what its fit could change."""
+        columns = self.weight[:, None]
+        basis = _measure(
+            columns * self.smooth(by_label),
+            columns * self.smooth(by_velocity),
+            columns * self.smooth(continuum),
+        )
+        self.rows.append(_project(basis, self.weight * self.residual[:, star]))
+
+    def totals(self) -> "_Totals":
+        """Everything in units of the mean energy of a star."""
+        *energies, parts, energy = (np.array(column) for column in zip(*self.rows, strict=True))
+        scale = max(float(np.mean(energy)), np.finfo(float).tiny)
+        return _Totals(*(one / scale for one in energies), parts)
+
+
+class _Totals(NamedTuple):
+    """Of each star: energies along the directions, along the velocities, of each label's error.
+
+    ``parts[star, label, direction]`` is how much of a direction is in a label's error.
+    """
+
+    along: Float64[np.ndarray, "star label"]
+    velocity: Float64[np.ndarray, "star 2"]
+    error: Float64[np.ndarray, "star label"]
+    parts: Float64[np.ndarray, "star label label"]
+
+
+@eqx.filter_jit
+def _derivatives(model, encoding, labels, shift):
+    def flux(labels, shift):
+        return model.flux_at(labels, encoding, shift)
+
+    by_shift = jax.jvp(lambda s: flux(labels, s), (shift,), (jnp.ones_like(shift),))[1]
+    return flux(labels, shift), jax.jacfwd(flux)(labels, shift), by_shift
+
+
+_measure = jax.jit(_basis)
+
+
+def _project(basis, residual):
+    """Energies along the directions, along the velocity, of each label's error, and in all."""
+    coordinates = np.asarray(basis.projected.T @ residual)
+    right, inverse = np.asarray(basis.right), np.asarray(basis.inverse)
+    along = inverse * (right.T @ coordinates)
+    # What a fit would take for a change of each label, and the directions' part in it.
+    error = right @ (inverse * along)
+    parts = (right * inverse) ** 2
+    velocity = np.asarray(basis.velocity).T @ residual
+    return along**2, velocity**2, error**2, parts, float(residual @ residual)
+
+
+def _summary(fine, coarse, labels, space, pixels):
+    """Shares, stretches and how they depend on labels and resolution."""
+    tiny = np.finfo(float).tiny
+    share = np.maximum(np.mean(fine.along, axis=0), tiny)
+    ratio = np.maximum(np.mean(fine.along / share, axis=1), 1e-12)
+    amplitude = fit_error_amplitude(ratio, labels, space)
+    factor = np.asarray(jax.vmap(amplitude)(jnp.asarray(labels)))
+    share = np.maximum(np.mean(fine.along / factor[:, None], axis=0), tiny)
+    # The logarithm of a mean of so many squares of random numbers scatters by itself.
+    own = np.log(np.random.default_rng(0).chisquare(len(space), 10_000)).var()
+    scatter = np.sqrt(max(float(amplitude.scatter) ** 2 - own, 0.0))
+    expected = np.einsum("slk,k,s->sl", fine.parts, share, factor)
+    stretch = np.sqrt(np.mean(fine.error / np.where(expected > 0, expected, np.inf), axis=0))
+    growth = np.log(max(float(coarse.along.mean()), tiny) / max(float(fine.along.mean()), tiny))
+    return CoherentError(
+        amplitude=eqx.tree_at(lambda a: a.scatter, amplitude, jnp.asarray(scatter)),
+        share=jnp.asarray(share),
+        stretch=jnp.asarray(np.where(stretch > 0, stretch, 1.0)),
+        share_velocity=jnp.asarray(np.mean(fine.velocity, axis=0)),
+        resolved=jnp.asarray(pixels / (_FWHM * _LINE_SPREAD)),
+        exponent=jnp.asarray(max(growth / np.log(_COARSER), 0.0)),
+    )

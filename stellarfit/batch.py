@@ -1,0 +1,199 @@
+"""Many stars of one spectrograph at once: fitted and sampled in lockstep, on any device.
+
+The same pure functions as for one star, mapped over stars that share their pixels, parameters and
+fixed values. What a single star does on the host (deciding how often to go round, which pixels to
+distrust) is a fixed recipe here: three rounds of freezing the emulator's error, no down-weighting.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float64, PRNGKeyArray
+
+from .emulator_error import mix, push
+from .model import Problem
+from .noise import Noise, NoiseMixture
+from .optimize import maximize
+from .sampling.base import State, adapt, start_adaptation
+from .sampling.blackjax_hmc import LONGEST, move
+from .sampling.target import Whitened, whiten
+from .setup import Setup
+
+_STARTS, _SCOUT_STEPS, _STEPS, _ROUNDS = 3, 6, 40, 3
+
+
+class BatchFit(NamedTuple):
+    """Of every star: its problem as it stood at the end, the maximum, and whether it is one."""
+
+    problem: Problem
+    values: Float64[Array, "star parameter"]
+    converged: Bool[Array, " star"]
+
+
+class BatchDraws(NamedTuple):
+    """Of every star: draws, the share of them that diverged, the mean acceptance."""
+
+    samples: Float64[Array, "star draw parameter"]
+    diverging: Float64[Array, " star"]
+    acceptance: Float64[Array, " star"]
+
+
+def fit_batch(
+    setup: Setup,
+    flux: Float64[np.ndarray, "star good"],
+    ivar: Float64[np.ndarray, "star good"],
+    candidates: Float64[np.ndarray, "candidate parameter"],
+) -> BatchFit:
+    """Find the maximum of each star's posterior.
+
+    Parameters
+    ----------
+    setup
+        Of any star of the batch: pixels, prior, emulator, prior of its error.
+    flux, ivar
+        On the pixels that `setup` keeps.
+    candidates
+        Values to start from; each star takes the three that fit it best.
+    """
+    problem = _with_data(setup.photons, jnp.asarray(flux), jnp.asarray(ivar))
+    axes = _axes(problem)
+    starts = _best_starts(problem, axes, jnp.asarray(candidates))
+    errors = None if setup.amplitude is None else setup.emulator.error_model
+    prior = (jnp.asarray(0.0), jnp.asarray(1.0), jnp.asarray(1.0))
+    if errors is not None and setup.amplitude is not None:
+        known = setup.amplitude
+        scatter = errors.coherent.amplitude.scatter
+        prior = (jnp.asarray(known.log_factor), jnp.asarray(known.sigma), scatter)
+    noise, values, converged = _fit(problem, axes, starts, errors, setup.sizes, prior)
+    problem = eqx.tree_at(lambda p: p.noise, problem, noise)
+    return BatchFit(problem, values, converged)
+
+
+def sample_batch(
+    fits: BatchFit, key: PRNGKeyArray, *, num_warmup: int, num_samples: int
+) -> BatchDraws:
+    """One chain a star of Hamiltonian Monte Carlo, preconditioned by the Laplace covariance."""
+    total = num_warmup + num_samples
+    lengths = jax.random.randint(jax.random.fold_in(key, 0), (total,), 1, LONGEST + 1)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(fits.values))
+    return _sample(fits.problem, _axes(fits.problem), fits.values, keys, lengths, num_warmup)
+
+
+def _with_data(problem, flux, ivar):
+    """A problem whose data, continuum level and noise have a leading axis of stars."""
+    nothing = jnp.zeros((flux.shape[1], 0))
+    noise = jax.vmap(lambda weight: NoiseMixture.single(Noise.build(weight, nothing)))(ivar)
+    level = jnp.percentile(flux, 90.0, axis=1) / jnp.mean(problem.continuum.basis[:, 0])
+    basis = level[:, None, None] * problem.continuum.basis
+    return eqx.tree_at(
+        lambda p: (p.flux, p.noise, p.continuum.basis), problem, (flux, noise, basis)
+    )
+
+
+def _axes(problem):
+    """0 for what differs from star to star, None for what all share."""
+    shared = jax.tree.map(lambda _: None, problem)
+    noise = jax.tree.map(lambda _: 0, problem.noise)
+    return eqx.tree_at(
+        lambda p: (p.flux, p.noise, p.continuum.basis),
+        shared,
+        (0, noise, 0),
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+@eqx.filter_jit
+def _best_starts(problem, axes, candidates):
+    models = jax.lax.map(problem.star, candidates)
+
+    def best(problem):
+        def cost(normalized):
+            coefficients = problem.coefficients(normalized)
+            return problem.noise.central.chi2(
+                problem.flux - normalized * (problem.continuum.basis @ coefficients)
+            )
+
+        return candidates[jnp.argsort(jax.lax.map(cost, models))[:_STARTS]]
+
+    return eqx.filter_vmap(best, in_axes=(axes,))(problem)
+
+
+@eqx.filter_jit
+def _fit(problem, axes, starts, errors, sizes, amplitude):
+    def one(problem, starts):
+        prior = problem.prior
+
+        def scout(start):
+            return maximize(problem, prior.position(start), 0.0, _SCOUT_STEPS)
+
+        scouts = jax.lax.map(scout, starts)
+        place = jnp.argmin(scouts.curvature.cost)
+        best = maximize(problem, scouts.position[place], 0.0, _STEPS)
+        photons = 1 / problem.noise.central.inverse_variance
+        for _ in range(0 if errors is None else _ROUNDS):
+            values = prior.values(best.position)
+            error = push(problem, errors, values, sizes)
+            noise = mix(problem, error, values, photons, jnp.ones_like(photons), amplitude)
+            problem = eqx.tree_at(lambda p: p.noise, problem, noise)
+            best = maximize(problem, best.position, 0.0, _STEPS)
+        return problem.noise, prior.values(best.position), best.converged
+
+    return eqx.filter_vmap(one, in_axes=(axes, 0))(problem, starts)
+
+
+@eqx.filter_jit
+def _sample(problem, axes, values, keys, lengths, num_warmup):
+    def prepare(problem, values, key):
+        target = whiten(problem, values)
+        z = jax.random.normal(key, values.shape, jnp.float64)
+        return target.origin, target.order, target.scale, State(z, *jax.value_and_grad(target)(z))
+
+    frames = eqx.filter_vmap(prepare, in_axes=(axes, 0, 0))(problem, values, keys)
+    *frame, states = frames
+    number = values.shape[1]
+    adaptation = jax.vmap(lambda _: start_adaptation(number))(keys)
+
+    def target_of(problem, frame):
+        origin, order, scale = frame
+        nothing = jnp.zeros(0), jnp.zeros((0, 0))
+        return Whitened(problem, origin, order, scale, *nothing, exact_force=True)
+
+    def transition(carry, inputs):
+        states, adaptation = carry
+        i, length = inputs
+        warm = i < num_warmup
+
+        def one(problem, frame, state, adaptation, key):
+            log_step = jnp.where(warm, adaptation.log_step, adaptation.log_average)
+            target = target_of(problem, frame)
+            state, draw = move(
+                target, jax.random.fold_in(key, i + 2), state, jnp.exp(log_step), length
+            )
+            updated = adapt(adaptation, i + 1, 0.7 - draw.acceptance)
+            adaptation = jax.tree.map(
+                lambda new, old: jnp.where(warm, new, old), updated, adaptation
+            )
+            return (
+                state,
+                adaptation,
+                (target.values(draw.position), draw.diverging, draw.acceptance),
+            )
+
+        states, adaptation, out = eqx.filter_vmap(one, in_axes=(axes, 0, 0, 0, 0))(
+            problem, tuple(frame), states, adaptation, keys
+        )
+        return (states, adaptation), out
+
+    total = len(lengths)
+    _, (samples, diverging, acceptance) = jax.lax.scan(
+        transition, (states, adaptation), (jnp.arange(total), lengths)
+    )
+    kept = slice(num_warmup, None)
+    return BatchDraws(
+        samples[kept].swapaxes(0, 1),
+        jnp.mean(diverging[kept].astype(jnp.float64), axis=0),
+        jnp.mean(acceptance[kept], axis=0),
+    )

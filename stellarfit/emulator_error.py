@@ -1,0 +1,243 @@
+"""The emulator's error in the pixels of a star: where it is, and how large it may be.
+
+Its shape is the emulator's `emulators.error_model.ErrorModel`, as the star's velocities and the
+spectrograph change it. Its amplitude has a prior, with the scatter from star to star that held-out
+stars show, about what the same stars show (``noise="validation"``) or about what a scaling law
+predicts for an emulator of this size and training (``noise="law"``), with the uncertainty of the
+law. It is integrated over: at high S/N the residuals themselves tell it well.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+from emulators.errors import InputError
+from scaling.law import SHIPPED, ScalingLaw
+
+from .instrument import SPEED_OF_LIGHT, log_shift
+from .noise import Noise, NoiseMixture
+
+NOISES = ("law", "validation", "none")
+# A law that is off the held-out stars by more than this factor is flagged.
+LARGEST_DISAGREEMENT = 2.0
+# Amplitudes at which the evidence is taken to find the most likely one, and how far they reach in
+# sigma of the prior. The nodes of the mixture lie about it.
+_GRID, _REACH = 25, 4.0
+_NODES = 3
+# Rotation and macroturbulence broaden about as a Gaussian of this full width, in units of theirs.
+_BROADENING = 1.1
+_WIDER = 4.0  # km/s of macroturbulence more: the direction of a broadening
+
+
+class AmplitudePrior(NamedTuple):
+    """What is known of the emulator's mean squared error before a star is seen.
+
+    Attributes
+    ----------
+    log_factor
+        ln of the factor on what the held-out stars showed.
+    sigma
+        Of that logarithm, from star to star and from the law.
+    """
+
+    log_factor: float
+    sigma: float
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether law and held-out stars differ by more than a factor 2."""
+        return bool(abs(self.log_factor) > np.log(LARGEST_DISAGREEMENT))
+
+
+def default_noise(emulator: Any) -> str:
+    """``"law"`` where a shipped law is of the emulator's labels, ``"validation"`` otherwise."""
+    return "validation" if find_law(emulator) is None else "law"
+
+
+def find_law(emulator: Any) -> ScalingLaw | None:
+    """The shipped law of emulators with these labels, if there is one."""
+    for name in SHIPPED:
+        law = ScalingLaw.load(name)
+        if law.record["notes"].get("labels") == list(emulator.label_space.names):
+            return law
+    return None
+
+
+def amplitude_prior(
+    emulator: Any, noise: str, law: ScalingLaw | None = None
+) -> AmplitudePrior | None:
+    """The prior of the amplitude; None where the emulator's error is not to be used, or not known.
+
+    Parameters
+    ----------
+    emulator : Emulator
+    noise : {"law", "validation", "none"}
+    law
+        Of emulators like this one, for ``"law"``; by default the shipped one of these labels.
+
+    Raises
+    ------
+    InputError
+        An unknown `noise`; ``"law"`` where there is no law of these labels, or the emulator does
+        not say how it was trained.
+    """
+    if noise not in NOISES:
+        raise InputError(f"noise: {noise!r} is not known; give {', '.join(map(repr, NOISES))}")
+    if law is not None and noise != "law":
+        raise InputError(f"law: noise is {noise!r}, which needs none; give noise='law' or no law")
+    errors = emulator.error_model
+    if noise == "none" or errors is None:
+        return None
+    scatter = float(errors.amplitude.scatter)
+    if noise == "validation":
+        return AmplitudePrior(0.0, scatter)
+    law = find_law(emulator) if law is None else law
+    if law is None:
+        raise InputError(
+            f"noise: there is no scaling law for the labels of {emulator.name}; give law=, or "
+            "noise='validation'"
+        )
+    row = emulator.record.get("training")
+    if row is None:
+        raise InputError(
+            f"noise: {emulator.name} does not say how it was trained, which a law needs; give "
+            "noise='validation'"
+        )
+    mse = law.predict(row["parameters"], row["unique_spectra"], row["spectra_seen"])
+    spread = 0.5 * float(np.log(mse.high68 / mse.low68))
+    return AmplitudePrior(float(np.log(mse.value / errors.mse)), float(np.hypot(scatter, spread)))
+
+
+class EmulatorError(NamedTuple):
+    """The emulator's covariance at some values, per unit of its amplitude, and derivatives.
+
+    Attributes
+    ----------
+    variance, modes
+        ``diag(variance) + modes modes^T``, in the unit of the flux^2.
+    by_free
+        Derivatives of the model by the free parameters, in the unit of the flux.
+    """
+
+    variance: Float64[Array, " pixel"]
+    modes: Float64[Array, "pixel mode"]
+    by_free: Float64[Array, "pixel parameter"]
+
+
+@eqx.filter_jit
+def push(
+    problem: Any,
+    error_model: Any,
+    values: Float[Array, " parameter"],
+    sizes: tuple[Float[Array, " pixel"], Float[Array, " pixel"]],
+) -> EmulatorError:
+    """The emulator's error as the star's velocities and the spectrograph change it.
+
+    Parameters
+    ----------
+    problem : Problem
+    error_model : ErrorModel
+    values
+        Of the free parameters.
+    sizes
+        Width of each pixel, and FWHM of its line spread, in ln(wavelength).
+    """
+    star = problem.star
+    labels, v_rad, v_sini, v_mac = star.split(values)
+    normalized = star(values)
+    continuum = problem.continuum.basis @ problem.coefficients(normalized)
+    rest = jnp.log(star.instrument.wavelength) + log_shift(v_rad)
+    native = jnp.log(error_model.wavelength)
+
+    def see(pattern):
+        return star.instrument(jnp.interp(rest, native, pattern), v_sini, v_mac)
+
+    amplitude = error_model.amplitude(labels)
+    seen = jax.lax.map(see, error_model.patterns)
+    variance = amplitude * error_model.variance(seen) * continuum**2
+    every = star.whole
+    by_every = jax.jacfwd(every)(star.every(values)) * continuum[:, None]
+    number = len(labels)
+    wider = star.every(values).at[-1].set(jnp.hypot(v_mac, _WIDER))
+    by_velocity = jnp.stack([by_every[:, number], (every(wider) - normalized) * continuum], axis=1)
+    broad = _BROADENING * jnp.hypot(v_sini, v_mac) / SPEED_OF_LIGHT
+    pixel, line_spread = sizes
+    modes = error_model.coherent.modes(
+        labels,
+        variance,
+        by_every[:, :number],
+        by_velocity,
+        normalized[:, None] * problem.continuum.basis,
+        jnp.sum(pixel / jnp.hypot(line_spread, broad)),
+    )
+    return EmulatorError(variance, modes, by_every[:, np.array(star.free)])
+
+
+@eqx.filter_jit
+def mix(
+    problem: Any,
+    error: EmulatorError,
+    values: Float[Array, " parameter"],
+    photons: Float[Array, " pixel"],
+    weight: Float[Array, " pixel"],
+    prior: tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]],
+) -> NoiseMixture:
+    """Noise with the emulator's error at a few amplitudes, weighted by their prior.
+
+    There are two: of the whole error, which the residuals tell, and of its coherent part beside,
+    which they hardly do. Nodes of the first lie about its most likely value (adaptive
+    Gauss-Hermite quadrature), with the labels integrated out to first order.
+
+    Parameters
+    ----------
+    photons
+        Variance by anything but the emulator.
+    weight
+        Factor on the weight of each pixel; 0 masks it.
+    prior
+        Mean and standard deviation of ln of the amplitude, and standard deviation of that of the
+        coherent part.
+    """
+    center, sigma, coherent = prior
+    # So that the mean of the amplitudes, not their logarithm, is what is known.
+    center = center - 0.5 * sigma**2
+    normalized = problem.star(values)
+    coefficients = problem.coefficients(normalized)
+    nuisance = normalized[:, None] * problem.continuum.basis
+    residual = problem.flux - nuisance @ coefficients
+    box = (problem.prior.upper - problem.prior.lower) ** 2 / 12
+    columns = jnp.concatenate([error.by_free, nuisance], axis=1)
+    spread = jnp.concatenate([box, problem.continuum.variance])
+
+    def noise(log_amplitude, log_coherent):
+        variance = photons + jnp.exp(log_amplitude) * error.variance
+        return Noise.build(
+            weight / variance, jnp.exp(0.5 * (log_amplitude + log_coherent)) * error.modes
+        )
+
+    def log_posterior(log_amplitude):
+        evidence = noise(log_amplitude, 0.0).log_density(residual, columns, spread)
+        return evidence - 0.5 * ((log_amplitude - center) / sigma) ** 2
+
+    grid = center + sigma * jnp.linspace(-_REACH, _REACH, _GRID)
+    chance = jax.nn.softmax(jax.lax.map(log_posterior, grid))
+    likely = chance @ grid
+    # The grid is as fine as a third of the prior; a posterior is not known to be narrower.
+    width = jnp.maximum(jnp.sqrt(chance @ (grid - likely) ** 2), 0.5 * (grid[1] - grid[0]))
+    points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    first, second = (axis.ravel() for axis in np.meshgrid(points, points, indexing="ij"))
+    share = np.outer(weights, weights).ravel() / (2 * np.pi)
+    log_amplitude = likely + width * first
+    log_coherent = coherent * second - 0.5 * coherent**2
+    log_weight = (
+        jnp.log(share)
+        + 0.5 * first**2
+        - 0.5 * ((log_amplitude - center) / sigma) ** 2
+        + jnp.log(width / sigma)
+    )
+    components = jax.vmap(noise)(log_amplitude, log_coherent)
+    return NoiseMixture(components, log_weight, noise(likely, 0.0))

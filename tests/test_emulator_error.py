@@ -1,0 +1,153 @@
+"""The emulator's error in a star's likelihood: amplitudes, their prior, and the law."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_ledger import fake_rows
+from fake_star import TRUTH, fake_star
+from scipy.integrate import trapezoid
+from tiny import LABELS, tiny_emulator
+
+from emulators.errors import InputError
+from scaling.law import ScalingLaw
+from stellarfit.emulator_error import amplitude_prior, default_noise, mix, push
+from stellarfit.fitting import fit
+from stellarfit.flags import Flag
+from stellarfit.noise import Noise
+from stellarfit.priors import make_prior
+from stellarfit.setup import Setup
+
+RUN = {"parameters": 1e6, "unique_spectra": 1e5, "spectra_seen": 1e6}
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return tiny_emulator(analytic=True, pixels=400)
+
+
+@pytest.fixture(scope="module")
+def setup(emulator):
+    prior, held = make_prior(LABELS)
+    amplitude = amplitude_prior(emulator, "validation")
+    return Setup.build(fake_star(), emulator, prior, held, continuum_degree=2, amplitude=amplitude)
+
+
+def values_of(setup):
+    return jnp.asarray([TRUTH[name] for name in setup.prior.names])
+
+
+@pytest.mark.parametrize("snr", [30.0, 200.0, 3000.0])
+def test_mixture_equals_the_integral_over_both_amplitudes(setup, snr):
+    """Nine nodes against a fine grid of two dimensions, from no information on them to much."""
+    values, problem = values_of(setup), setup.photons
+    error = push(problem, setup.emulator.error_model, values, setup.sizes)
+    photons = jnp.full(len(problem.flux), (800.0 / snr) ** 2)
+    sigma, coherent = 0.4, 0.35
+    flux = problem.star(values) * problem.continuum.basis[:, 0]
+    rng = np.random.default_rng(2)
+    noise = np.sqrt(np.asarray(photons + 2.0 * error.variance)) * rng.normal(size=len(flux))
+    problem = eqx.tree_at(lambda p: p.flux, problem, flux + jnp.asarray(noise))
+    prior = jnp.asarray(0.3), jnp.asarray(sigma), jnp.asarray(coherent)
+    found = mix(problem, error, values, photons, jnp.ones(len(flux)), prior)
+    columns = problem.star(values)[:, None] * problem.continuum.basis
+    residual = problem.flux - columns @ problem.continuum.mean
+    given = residual, columns, problem.continuum.variance
+
+    @jax.jit
+    def density(log_amplitude, log_coherent):
+        variance = photons + jnp.exp(log_amplitude) * error.variance
+        modes = jnp.exp(0.5 * (log_amplitude + log_coherent)) * error.modes
+        return Noise.build(1 / variance, modes).log_density(*given)
+
+    first = 0.3 - 0.5 * sigma**2 + sigma * np.linspace(-5, 5, 161)
+    second = -0.5 * coherent**2 + coherent * np.linspace(-4, 4, 17)
+    log = np.array([[float(density(a, b)) for b in second] for a in first])
+    log -= 0.5 * np.linspace(-5, 5, 161)[:, None] ** 2 + 0.5 * np.linspace(-4, 4, 17) ** 2
+    top = log.max()
+    inner = trapezoid(np.exp(log - top), second, axis=1)
+    truth = top + np.log(trapezoid(inner, first) / (2 * np.pi * sigma * coherent))
+    assert float(found.log_density(*given)) == pytest.approx(truth, abs=0.1)
+
+
+def test_residuals_tell_the_amplitude(setup):
+    """White errors three times as large as the prior says: at high S/N they show."""
+    values, problem = values_of(setup), setup.photons
+    error = push(problem, setup.emulator.error_model, values, setup.sizes)
+    photons = jnp.full(len(problem.flux), (800.0 / 2000.0) ** 2)
+    flux = problem.star(values) * problem.continuum.basis[:, 0]
+    draw = np.random.default_rng(3).normal(size=len(flux))
+    seen = flux + np.sqrt(np.asarray(photons + 3.0 * error.variance)) * draw
+    problem = eqx.tree_at(lambda p: p.flux, problem, jnp.asarray(seen))
+    prior = jnp.asarray(0.0), jnp.asarray(0.5), jnp.asarray(0.3)
+    found = mix(problem, error, values, photons, jnp.ones(len(flux)), prior)
+    amplitude = (1 / found.central.inverse_variance - photons) / error.variance
+    np.testing.assert_allclose(amplitude, 3.0, rtol=0.3)
+
+
+def test_velocities_move_and_broaden_the_error(setup):
+    """A shift moves the variance along; rotation averages white patterns down."""
+    values = values_of(setup)
+    error = push(setup.photons, setup.emulator.error_model, values, setup.sizes)
+    place = setup.prior.names.index("v_sini")
+    broad = push(setup.photons, setup.emulator.error_model, values.at[place].set(30.0), setup.sizes)
+    assert float(jnp.mean(broad.variance) / jnp.mean(error.variance)) < 0.6
+    # The error grows along the grid, so a redshift lowers it in a given pixel.
+    shift = values.at[setup.prior.names.index("v_rad")].add(40.0)
+    red = push(setup.photons, setup.emulator.error_model, shift, setup.sizes)
+    assert float(jnp.mean(red.variance)) < float(jnp.mean(error.variance))
+
+
+@pytest.fixture(scope="module")
+def law():
+    return ScalingLaw.fit(fake_rows(seed=0), draws=20, notes={"labels": list(LABELS.names)})
+
+
+def trained(emulator, **changes):
+    record = {"training": RUN | changes}
+    other = type(emulator)(
+        emulator.model, emulator.wavelength_range, emulator.step, emulator.error_model, record, "x"
+    )
+    return other
+
+
+def test_law_sets_the_amplitude(emulator, law):
+    one = trained(emulator)
+    predicted = law.predict(*RUN.values())
+    prior = amplitude_prior(one, "law", law)
+    measured = float(emulator.error_model.mse)
+    assert prior is not None
+    assert np.exp(prior.log_factor) == pytest.approx(predicted.value / measured)
+    spread = 0.5 * np.log(predicted.high68 / predicted.low68)
+    assert prior.sigma == pytest.approx(np.hypot(spread, 0.3), rel=1e-6)
+    validated = amplitude_prior(one, "validation")
+    assert validated is not None and validated.log_factor == 0.0 and not validated.disagrees
+    assert amplitude_prior(one, "none") is None
+
+
+@pytest.mark.parametrize(("ratio", "flagged"), [(1.5, False), (3.0, True), (1 / 3, True)])
+def test_disagreement_of_law_and_held_out_spectra_is_flagged(emulator, law, ratio, flagged):
+    measured = jnp.asarray(law.predict(*RUN.values()).value / ratio)
+    one = eqx.tree_at(lambda e: e.error_model.mse, trained(emulator), measured)
+    found = fit(fake_star(), one, continuum_degree=2, law=law)
+    assert bool(found.flags & Flag.LAW_MISMATCH) is flagged
+
+
+def test_default_is_the_law_where_there_is_one(emulator):
+    from emulators.emulator import load_emulator
+
+    assert default_noise(emulator) == "validation"
+    shipped = load_emulator("fgk-mgb-s")
+    assert default_noise(shipped) == "law"
+    prior = amplitude_prior(shipped, "law")
+    assert prior is not None and not prior.disagrees
+
+
+def test_refuses_what_has_no_meaning(emulator, law):
+    with pytest.raises(InputError, match="does not say how it was trained"):
+        amplitude_prior(emulator, "law", law)
+    with pytest.raises(InputError, match="which needs none"):
+        amplitude_prior(emulator, "validation", law)
+    with pytest.raises(InputError, match="no scaling law for the labels"):
+        amplitude_prior(emulator, "law")
