@@ -24,6 +24,7 @@ from scaling.label_bias import (
     response,
     scatter,
 )
+from scaling.local_error import errors_near
 
 # The systematic error of an emulator that is good enough, in units of the statistical one. Added
 # in quadrature it makes the whole 2% larger.
@@ -130,11 +131,11 @@ def choose_emulator(
 ) -> Choice:
     """Predict what emulators of several sizes do to the labels of stars, and choose among them.
 
-    The systematic error is what an emulator's errors at the star, by its error model, do to a fit
-    that weighs the pixels as `stellarfit.fit` does, by photon noise and that error model; the
+    The systematic error is what an emulator's errors near the star do to a fit that weighs the
+    pixels as `stellarfit.fit` does, by photon noise and the error model of that emulator; the
     statistical one is what photon noise does to a fit with a perfect emulator. Formulae are in
-    `scaling.label_bias`. The derivatives are those of the best emulator, so nothing is trained or
-    synthesised.
+    `scaling.label_bias`; how large the errors are near a star, in `scaling.local_error`. The
+    derivatives are those of the best emulator, so nothing is trained or synthesised.
 
     Parameters
     ----------
@@ -192,18 +193,25 @@ def choose_emulator(
         for point in points
     ]
     predict = _Prediction(designs, wanted, float(snr))
-    errors = [
+    known = [
         [observed_covariance(one, point, pixels, continuum_degree) for point in points]
         for one in ordered
     ]
+    near = [
+        errors_near(ordered, models, point, pixels)
+        for models, point in zip(zip(*known, strict=True), points, strict=True)
+    ]
+    errors = list(zip(*near, strict=True))
     found = {
-        Size(one.name, float(error_model_of(one).mse)): predict.systematic(of_stars)
-        for one, of_stars in zip(ordered, errors, strict=True)
+        Size(one.name, float(error_model_of(one).mse)): predict.systematic(models, of_stars)
+        for one, models, of_stars in zip(ordered, known, errors, strict=True)
     }
 
     def scaled(factor):
         """An emulator whose errors are those of the best one, but for their amplitude."""
-        return predict.systematic([star.scaled(factor) for star in errors[-1]])
+        return predict.systematic(
+            *([star.scaled(factor) for star in of_best] for of_best in (known[-1], errors[-1]))
+        )
 
     best_mse = float(error_model_of(best).mse)
     for name, mse in (sizes or {}).items():
@@ -241,12 +249,12 @@ class _Prediction:
         covariances = (response(design, photons)[1] for design in designs)
         self.statistical = np.stack([np.diagonal(c)[self.rows] ** 0.5 for c in covariances])
 
-    def systematic(self, errors: Sequence[Covariance]) -> np.ndarray:
-        """[star, label]: under errors of each star's own, which its fit knows of."""
+    def systematic(self, known: Sequence[Covariance], errors: Sequence[Covariance]) -> np.ndarray:
+        """[star, label]: of fits that know some covariances, under errors of each star's own."""
         return np.stack(
             [
-                scatter(response(design, make_weights(one, self.snr))[0][self.rows], one)
-                for design, one in zip(self.designs, errors, strict=True)
+                scatter(response(design, make_weights(model, self.snr))[0][self.rows], one)
+                for design, model, one in zip(self.designs, known, errors, strict=True)
             ]
         )
 

@@ -158,7 +158,7 @@ def _sample(problem, axes, values, keys, lengths, num_warmup):
 
     def target_of(problem, frame):
         origin, order, scale = frame
-        nothing = jnp.zeros(0), jnp.zeros((0, 0))
+        nothing = jnp.zeros(1), jnp.zeros((1, 0)), jnp.zeros((1, 0, 0))
         return Whitened(problem, origin, order, scale, *nothing, exact_force=True)
 
     def transition(carry, inputs):

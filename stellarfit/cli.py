@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from .calibrate_command import calibrate
 from .choose_command import choose
 from .sweep_command import sweep
 
@@ -350,6 +351,7 @@ def plan(
 
 
 app.command()(choose)
+app.command()(calibrate)
 app.command()(sweep)
 
 

@@ -23,6 +23,7 @@ from scaling.label_bias import (
     response,
     scatter,
 )
+from scaling.local_error import errors_near
 from stellarfit.cli import main
 
 STAR = {"teff": 5500.0, "logg": 3.5, "fe_h": -0.5, "mg_fe": 0.1}
@@ -30,6 +31,14 @@ POINT = np.array(list(STAR.values()))
 GRID = tiny_grid()
 RANGE = (float(GRID[0]), float(GRID[-1]))
 SETTING: dict[str, Any] = {"stars": [STAR], "snr": 100.0, "resolution": 30_000.0}
+
+
+class WrongModel(AnalyticModel):
+    """The closed form with an error that is a smooth wave over the pixels."""
+
+    def __call__(self, labels, wavelength):
+        wave = jnp.sin(2.0 * wavelength) * (1.0 + 0.3 * self.label_space.to_unit(labels)[0])
+        return super().__call__(labels, wavelength) + 1e-3 * wave
 
 
 def emulator(name="good", *, mse=1e-6):
@@ -195,6 +204,24 @@ def test_table_says_everything(single):
         [emulator(mse=1e-10)], labels=["mg_fe", "teff"], **{**SETTING, "stars": [POINT]}
     )
     np.testing.assert_allclose(named.statistical, single.statistical[:, [3, 0]])
+
+
+def test_a_better_emulator_shows_the_errors_near_the_star(pixels, design):
+    """Half of the covariance is that of the true errors, which are a smooth wave."""
+    wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-5), name="bad")
+    pair = [wrong, emulator("best", mse=1e-7)]
+    models = [observed_covariance(one, POINT, pixels) for one in pair]
+    bad, best = errors_near(pair, models, POINT, pixels)
+    np.testing.assert_allclose(bad.variance, 0.5 * models[0].variance)
+    unit = LABELS.to_unit(POINT)[0]
+    wave = pixels.spread @ (1e-3 * (1 + 0.3 * float(unit)) * np.sin(2.0 * pixels.fine))
+    waves = bad.modes[:, models[0].modes.shape[1] :]
+    assert np.sum(waves**2) == pytest.approx(0.5 * np.sum(wave**2), rel=0.03)
+    answer = response(design, make_weights(models[0], 100.0))[0]
+    from_waves = Covariance(0 * bad.variance, waves)
+    np.testing.assert_allclose(scatter(answer, from_waves), abs(answer @ wave) / 2**0.5, rtol=0.03)
+    # The best one is taken to err like the other, by as much less as their mean squares say.
+    np.testing.assert_allclose(best.modes[:, models[1].modes.shape[1] :], 0.1 * waves, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

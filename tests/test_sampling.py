@@ -105,14 +105,15 @@ def posteriors(found, emulator):
 
 
 def test_backends_agree_with_each_other_and_with_laplace(posteriors, found):
-    first, second = (posteriors[backend] for backend in BACKENDS)
-    assert np.all(np.abs(first.mean - second.mean) < 0.15 * first.sigma)
-    np.testing.assert_allclose(first.sigma, second.sigma, rtol=0.12)
+    first, *others = (posteriors[backend] for backend in BACKENDS)
+    for other in others:
+        assert np.all(np.abs(first.mean - other.mean) < 0.15 * first.sigma)
+        np.testing.assert_allclose(first.sigma, other.sigma, rtol=0.12)
     np.testing.assert_allclose(first.sigma, found.error, rtol=0.25)
     assert np.all(np.abs(first.mean - found.values) < 0.5 * found.error)
-    for posterior in posteriors.values():
+    for backend, posterior in posteriors.items():
         assert posterior.flags & BAD == 0
-        assert posterior.stats["n_steps"].max() <= 3
+        assert posterior.stats["n_steps"].max() <= (7 if "hmc" in backend else 3)
         expected = np.array([TRUTH[name] for name in posterior.names])
         assert np.all(np.abs(posterior.mean - expected) < 3 * posterior.sigma)
 
@@ -130,11 +131,12 @@ def whitened(found, curvature, origin):
     covariance = np.linalg.inv(curvature)
     scale, order = np.linalg.cholesky(covariance), np.arange(len(origin))
     gram = np.zeros_like(target.gram)
-    gram[: len(order), : len(order)] = np.eye(len(order))
+    gram[:, : len(order), : len(order)] = np.eye(len(order))
+    flat = np.zeros(gram.shape[:1]), np.zeros(gram.shape[:2])
     return eqx.tree_at(
-        lambda t: (t.origin, t.order, t.scale, t.linear, t.gram),
+        lambda t: (t.origin, t.order, t.scale, t.offset, t.linear, t.gram),
         target,
-        tuple(map(jnp.asarray, (origin, order, scale, np.zeros(len(gram)), gram))),
+        tuple(map(jnp.asarray, (origin, order, scale, *flat, gram))),
     )
 
 

@@ -56,7 +56,6 @@ class AbstractSampler(eqx.Module):
     """
 
     name: eqx.AbstractClassVar[str]
-    max_doublings: eqx.AbstractVar[int]
 
     @abstractmethod
     def step(
@@ -120,7 +119,7 @@ def run(
     total = num_warmup + num_samples
     chunk = max(size for size in range(1, _LONGEST_CHUNK + 1) if total % size == 0)
     draws = []
-    with _progress(progress, f"{sampler.name} NUTS, {num_chains} chains", total) as advance:
+    with _progress(progress, f"{sampler.name}, {num_chains} chains", total) as advance:
         for start in range(0, total, chunk):
             index = jnp.arange(start, start + chunk)
             keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), num_chains))(

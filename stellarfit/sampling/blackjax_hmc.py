@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import hmc
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .base import MAX_DOUBLINGS, AbstractSampler, Draw, State
+from .base import AbstractSampler, Draw, State
 
 # Leapfrogs of a trajectory, the longest: four of the usual step go half way round a standard
 # normal, and lengths from 1 to this have that mean.
@@ -23,7 +23,6 @@ class BlackJAXHMC(AbstractSampler):
     """One transition of ``blackjax.hmc`` over 1 to 7 leapfrogs."""
 
     name: ClassVar[str] = "blackjax-hmc"
-    max_doublings: int = MAX_DOUBLINGS
 
     def step(
         self, target: Any, key: PRNGKeyArray, state: State, step_size: Float[Array, ""]

@@ -16,7 +16,7 @@ from .base import AbstractSampler, run
 from .posterior import Posterior
 from .target import make_target
 
-BACKENDS = ("numpyro", "blackjax")
+BACKENDS = ("numpyro", "blackjax", "blackjax-hmc")
 
 
 def make_sampler(backend: str) -> AbstractSampler:
@@ -29,6 +29,10 @@ def make_sampler(backend: str) -> AbstractSampler:
         from .blackjax_nuts import BlackJAXNUTS
 
         return BlackJAXNUTS()
+    if backend == "blackjax-hmc":
+        from .blackjax_hmc import BlackJAXHMC
+
+        return BlackJAXHMC()
     raise InputError(f"backend: {backend!r} is not known; give {' or '.join(map(repr, BACKENDS))}")
 
 
@@ -45,7 +49,7 @@ def sample(
     progress: bool = False,
     **options: Any,
 ) -> Posterior:
-    """Sample the posterior of one spectrum by NUTS, started from the Laplace approximation.
+    """Sample the posterior of one spectrum, started from the Laplace approximation.
 
     Chains start at draws from the Laplace approximation and move in the coordinates that it
     whitens, so a few leapfrogs make a draw and the warm-up only has to settle the step size.
@@ -55,7 +59,8 @@ def sample(
     spectrum : Spectrum
     emulator : Emulator, optional
         The shipped default otherwise.
-    backend : {"numpyro", "blackjax"}
+    backend : {"numpyro", "blackjax", "blackjax-hmc"}
+        NUTS of either library, or Hamiltonian Monte Carlo with trajectories of random length.
     num_chains, num_warmup, num_samples : int
         Chains, and steps of each.
     seed : int

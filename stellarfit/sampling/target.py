@@ -52,17 +52,18 @@ class Whitened(eqx.Module):
         Parameters, those nearest to an edge of their box first.
     scale
         Cholesky factor of the covariance, in that order.
-    linear, gram
-        The expanded log likelihood is ``linear @ terms - terms @ gram @ terms / 2``, with the
-        terms of `_terms`.
+    offset, linear, gram
+        Of every component of the noise, the expanded log likelihood is
+        ``offset + linear @ terms - terms @ gram @ terms / 2``, with the terms of `_terms`.
     """
 
     problem: Problem
     origin: Float64[Array, " parameter"]
     order: Int[Array, " parameter"]
     scale: Float64[Array, "parameter parameter"]
-    linear: Float64[Array, " term"]
-    gram: Float64[Array, "term term"]
+    offset: Float64[Array, " node"]
+    linear: Float64[Array, "node term"]
+    gram: Float64[Array, "node term term"]
     exact_force: bool = eqx.field(static=True, default=False)
 
     def values(self, z: Float[Array, " parameter"]) -> Float64[Array, " parameter"]:
@@ -99,7 +100,8 @@ class Whitened(eqx.Module):
         """The log density of the expanded model, up to a constant."""
         values, log_volume, standard = self._build_up(z)
         terms = _terms(standard)
-        likelihood = self.linear @ terms - 0.5 * terms @ self.gram @ terms
+        each = self.offset + self.linear @ terms - 0.5 * self.gram @ terms @ terms
+        likelihood = jax.nn.logsumexp(each)
         return likelihood + self.problem.prior.log_density(values) + log_volume
 
     def exact(self, z: Float[Array, " parameter"]) -> Float64[Array, ""]:
@@ -126,8 +128,8 @@ def make_target(fit: Fit, key: PRNGKeyArray) -> Whitened:
     directions[np.asarray(exact.order)] = np.asarray(exact.scale)  # [parameter, coordinate]
     higher = _higher_terms(fit.problem, origin, jacobian, directions, lower, upper)
     columns = np.hstack([np.asarray(jacobian) @ directions, higher])
-    linear, gram = _likelihood(fit.problem, exact.origin, jnp.asarray(columns))
-    target = replace(exact, linear=linear, gram=gram, exact_force=False)
+    offset, linear, gram = _expand(fit.problem, exact.origin, jnp.asarray(columns))
+    target = replace(exact, offset=offset, linear=linear, gram=gram, exact_force=False)
     probes = jax.random.normal(key, (_NUM_PROBES, num), jnp.float64)
     difference = np.asarray(_differences(target, probes))
     # The expansion is judged where the posterior is: far draws count by their true density.
@@ -149,7 +151,7 @@ def _whiten(problem, values):
     margin = _EDGE * (prior.upper - prior.lower)
     origin = jnp.clip(values, prior.lower + margin, prior.upper - margin)
     jacobian = _jacobian(problem, origin)
-    _, curvature = _likelihood(problem, origin, jacobian)
+    curvature = _quadratic(problem, problem.noise.central, origin, jacobian)[1]
     # What the data leave open has the variance of its box.
     box = 12 / (prior.upper - prior.lower) ** 2
     precision = curvature + jnp.diag(prior.precision + box)
@@ -164,8 +166,9 @@ def _whiten(problem, values):
         origin=origin,
         order=order,
         scale=jnp.linalg.cholesky(covariance[order][:, order]),
-        linear=jnp.zeros(0),
-        gram=jnp.zeros((0, 0)),
+        offset=jnp.zeros(1),
+        linear=jnp.zeros((1, 0)),
+        gram=jnp.zeros((1, 0, 0)),
         exact_force=True,
     )
     return target, jacobian
@@ -215,23 +218,40 @@ def _jacobian(problem, values):
 
 
 @eqx.filter_jit
-def _likelihood(problem, values, columns):
+def _expand(problem, values, columns):
+    """Of every component of the noise: weighted density at `values`, gradient and curvature."""
+    normalized = problem.star(values)
+    nuisance = normalized[:, None] * problem.continuum.basis
+    residual = problem.flux - nuisance @ problem.continuum.mean
+
+    def one(node):
+        noise, log_weight = node
+        density = noise.log_density(residual, nuisance, problem.continuum.variance)
+        return log_weight + density, *_quadratic(problem, noise, values, columns)
+
+    return jax.lax.map(one, (problem.noise.components, problem.noise.log_weight))
+
+
+def _quadratic(problem, noise, values, columns):
     """Gradient and curvature by the amplitudes of `columns` of normalised flux, at `values`.
 
     The continuum is integrated out.
     """
     normalized = problem.star(values)
-    continuum = problem.continuum.basis @ problem.coefficients(normalized)
+    coefficients = problem.coefficients(normalized)
+    continuum = problem.continuum.basis @ coefficients
     nuisance = normalized[:, None] * problem.continuum.basis
     residual = problem.flux - normalized * continuum
     every = jnp.concatenate([continuum[:, None] * columns, nuisance, residual[:, None]], axis=1)
-    normal = every.T @ problem.noise.central.solve(every)
+    normal = every.T @ noise.solve(every)
     num, last = columns.shape[1], every.shape[1] - 1
     coupling = normal[:num, num:last]
     inner = normal[num:last, num:last] + jnp.diag(1 / problem.continuum.variance)
     curvature = normal[:num, :num] - coupling @ jnp.linalg.solve(inner, coupling.T)
-    # At the best coefficients the residual pulls on the continuum only against its prior.
-    return normal[:num, last], curvature
+    # The coefficients are the best ones of the central amplitude, not of every other.
+    pull = (coefficients - problem.continuum.mean) / problem.continuum.variance
+    left = normal[num:last, last] - pull
+    return normal[:num, last] - coupling @ jnp.linalg.solve(inner, left), curvature
 
 
 @eqx.filter_jit
