@@ -37,7 +37,8 @@ def observe(emulator) -> Spectrum:
     synth = LTESynthesizer.build(np.asarray(instrument.wavelength), emulator.label_space)
     labels = [STAR.get(name, 0.0) for name in emulator.label_space.names]
     flux = synth.batch(jnp.asarray(labels)[None], jnp.zeros(1)).normalized[0]
-    seen = 1 - np.asarray(instrument(1 - jnp.asarray(flux, jnp.float64), V_SINI, 0.0))
+    depth = 1 - jnp.asarray(flux, jnp.float64)
+    seen = 1 - np.asarray(instrument(depth, jnp.asarray(V_SINI), jnp.zeros(())))
     seen = seen + np.random.default_rng(0).normal(0, 1 / SNR, PIXELS)
     return Spectrum(wavelength, seen, np.full(PIXELS, SNR**2), resolution=RESOLUTION)
 

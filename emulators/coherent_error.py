@@ -153,7 +153,8 @@ def fit_coherent_error(
         by_velocity = np.stack([by_shift, np.gradient(by_shift)], axis=1)
         for view in views:
             view.measure(star, by_label * half, by_velocity, flux[:, None] * degree)
-    return _summary(*(view.totals() for view in views), labels, space, scaled.shape[1])
+    fine, coarse = (view.totals() for view in views)
+    return _summary(fine, coarse, labels, space, scaled.shape[1])
 
 
 class _View:
@@ -169,7 +170,7 @@ class _View:
     def measure(self, star: int, by_label: Any, by_velocity: Any, continuum: Any) -> None:
         """Add a star, from what its fit could change."""
         columns = self.weight[:, None]
-        basis = _measure(
+        basis: _Basis = _measure(
             columns * self.smooth(by_label),
             columns * self.smooth(by_velocity),
             columns * self.smooth(continuum),
@@ -180,7 +181,8 @@ class _View:
         """Everything in units of the mean energy of a star."""
         *energies, parts, energy = (np.array(column) for column in zip(*self.rows, strict=True))
         scale = max(float(np.mean(energy)), np.finfo(float).tiny)
-        return _Totals(*(one / scale for one in energies), parts)
+        along, velocity, error = (one / scale for one in energies)
+        return _Totals(along, velocity, error, parts)
 
 
 class _Totals(NamedTuple):

@@ -19,6 +19,7 @@ from . import __version__
 _COLUMN_NAMES = {"vmic": "v_micro", "v_mac": "v_macro"}
 # Logarithmic columns carry no unit: FITS has none for dex.
 _UNITS = {"teff": "K"} | {f"v_{name}": "km/s" for name in ("rad", "sini", "micro", "macro")}
+_PARTS = ("stat", "sys", "emulator", "mismatch")  # of an error
 _PERCENTILES = (16, 50, 84)
 
 
@@ -35,8 +36,9 @@ def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Any:
     Returns
     -------
     astropy.table.Table
-        Per parameter ``teff``, ``e_teff`` (1 sigma, everything included), ``e_teff_stat`` and
-        ``e_teff_sys`` (its photon-noise and emulator parts; NaN for a parameter held fixed), and
+        Per parameter ``teff``, ``e_teff`` (1 sigma, everything included), ``e_teff_stat``,
+        ``e_teff_sys`` (its part by photon noise, and the rest), ``e_teff_emulator`` and
+        ``e_teff_mismatch`` (the two parts of the rest); NaN for a parameter held fixed; and
         ``teff_p16``, ``teff_p50``, ``teff_p84`` where any star was sampled. [X/H] follows from
         [Fe/H] and [X/Fe] with their covariance, or draw by draw. ``covariance`` is the upper
         triangle, row by row, over the parameters that the header lists as ``COVNAMES``.
@@ -127,11 +129,14 @@ def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
             j = names.index(parameter)
             row[column] = float(fit.values[j])
             row[f"e_{column}"] = float(fit.error[j])
-            row[f"e_{column}_stat"] = float(fit.error_stat[j])
-            row[f"e_{column}_sys"] = float(fit.error_sys[j])
+            row |= {
+                f"e_{column}_{part}": float(getattr(fit, f"error_{part}")[j]) for part in _PARTS
+            }
         else:
             row[column] = float(fit.fixed.get(parameter, np.nan))
-            row |= {f"e_{column}{part}": np.nan for part in ("", "_stat", "_sys")}
+            row |= dict.fromkeys(
+                [f"e_{column}", *(f"e_{column}_{part}" for part in _PARTS)], np.nan
+            )
         if parameter in draws:
             row |= _percentiles(column, draws[parameter])
         if parameter.endswith("_fe"):
@@ -202,7 +207,7 @@ def _fill(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _unit(column: str) -> str | None:
     stem = column.removeprefix("e_")
-    for ending in ("_stat", "_sys", *(f"_p{percent}" for percent in _PERCENTILES)):
+    for ending in (*(f"_{part}" for part in _PARTS), *(f"_p{p}" for p in _PERCENTILES)):
         stem = stem.removesuffix(ending)
     return _UNITS.get(stem)
 

@@ -52,7 +52,11 @@ Unit = Annotated[
 ]
 Format = Annotated[str | None, typer.Option("--format", help="A specutils loader, by name.")]
 Noise = Annotated[
-    str, typer.Option(help="validation: with the emulator's measured error; none: photons only.")
+    str | None,
+    typer.Option(
+        help="Amplitude of the emulator's error: law or validation; none: photons only. "
+        "By default law where one is shipped."
+    ),
 ]
 Degree = Annotated[
     int | None, typer.Option("--continuum-degree", help="Of the marginalised polynomial.")
@@ -93,7 +97,7 @@ def _job(
     fix: Fix = None,
     window: Window = None,
     emulator: EmulatorName = None,
-    noise: Noise = "validation",
+    noise: Noise = None,
     continuum_degree: Degree = None,
     wavelength: Wavelength = None,
     flux: Flux = None,

@@ -41,10 +41,11 @@ class Fit:
         At the maximum of the posterior per unit of the labels (MAP).
     covariance : [parameter, parameter]
         Laplace approximation with everything included; `error` is the square root of its diagonal.
-    error_stat, error_sys : [parameter]
-        What photon noise alone would give, and the rest: ``error^2 = error_stat^2 + error_sys^2``.
-        The rest is the emulator's error and, where it was found, model mismatch. Emulator errors
-        are alike for similar stars: over a sample they do not average down.
+    error_stat, error_emulator, error_mismatch : [parameter]
+        The error budget: what photon noise alone would give, what the emulator's error adds, and
+        what model mismatch adds where it was found; the squares add up to that of `error`.
+        `error_sys` is the last two together. Emulator errors are alike for similar stars: over a
+        sample they do not average down.
     fixed : dict
         Parameters held, and their values.
     chi2, dof
@@ -69,7 +70,8 @@ class Fit:
     values: Float64[np.ndarray, " parameter"]
     covariance: Float64[np.ndarray, "parameter parameter"]
     error_stat: Float64[np.ndarray, " parameter"]
-    error_sys: Float64[np.ndarray, " parameter"]
+    error_emulator: Float64[np.ndarray, " parameter"]
+    error_mismatch: Float64[np.ndarray, " parameter"]
     fixed: dict[str, float]
     chi2: float
     dof: int
@@ -90,6 +92,11 @@ class Fit:
         return np.sqrt(np.diagonal(self.covariance))
 
     @property
+    def error_sys(self) -> Float64[np.ndarray, " parameter"]:
+        """Of each parameter, by the emulator and by model mismatch together."""
+        return np.hypot(self.error_emulator, self.error_mismatch)
+
+    @property
     def table(self) -> Any:
         """An astropy Table: one row a free parameter."""
         from astropy.table import Table
@@ -101,6 +108,8 @@ class Fit:
                 "error": self.error,
                 "error_stat": self.error_stat,
                 "error_sys": self.error_sys,
+                "error_emulator": self.error_emulator,
+                "error_mismatch": self.error_mismatch,
             }
         )
 
@@ -113,6 +122,8 @@ class Fit:
                 "error": float(self.error[i]),
                 "error_stat": float(self.error_stat[i]),
                 "error_sys": float(self.error_sys[i]),
+                "error_emulator": float(self.error_emulator[i]),
+                "error_mismatch": float(self.error_mismatch[i]),
             }
 
         found = {name: entry(i) for i, name in enumerate(self.names)}
@@ -145,6 +156,12 @@ class Fit:
 
         return plot_fit(self)
 
+    def plot_budget(self) -> Any:
+        """What each error is made of, as a matplotlib figure."""
+        from .plots import plot_budget
+
+        return plot_budget(self)
+
     def __repr__(self) -> str:
         parts = [
             f"{name}={value:.5g}±{error:.2g}"
@@ -154,7 +171,8 @@ class Fit:
 
 
 def _held_entry(value: float) -> dict[str, float]:
-    return {"value": float(value), "error": 0.0, "error_stat": 0.0, "error_sys": 0.0}
+    parts = ("error", "error_stat", "error_sys", "error_emulator", "error_mismatch")
+    return {"value": float(value), **dict.fromkeys(parts, 0.0)}
 
 
 def fit(
@@ -237,9 +255,15 @@ def fit(
     # The mode that samplers see lies inside the box also where the MAP is on its edge.
     peak = maximize(problem, best.position, 1.0, _MAX_STEPS)
     gaussian = laplace(peak.position, peak.curvature.hessian)
-    here = maximize(setup.photons, peak.position, 1.0, 1)
-    photon_only = laplace(peak.position, here.curvature.hessian)
-    return _report(setup, problem, best, gaussian, photon_only, mismatch, began)
+    lesser = [setup.photons]
+    if mismatch is not None:
+        lesser.append(setup.freeze(setup.prior.values(best.position)))
+    # The same place without the mismatch, and with photon noise alone.
+    parts = [
+        laplace(peak.position, maximize(one, peak.position, 1.0, 1).curvature.hessian)
+        for one in lesser
+    ]
+    return _report(setup, problem, best, (*parts, gaussian), mismatch, began)
 
 
 def _search(setup: Setup) -> Optimum:
@@ -265,19 +289,28 @@ def _report(
     setup: Setup,
     problem: Problem,
     best: Optimum,
-    gaussian: Laplace,
-    photon_only: Laplace,
+    gaussians: tuple[Laplace, ...],
     mismatch: Mismatch | None,
     began: float,
 ) -> Fit:
-    """Everything a user reads, from where the search ended."""
+    """Everything a user reads, from where the search ended.
+
+    `gaussians` are of photon noise alone, with the emulator's error where mismatch was looked for,
+    and with everything.
+    """
     prior, spectrum = setup.prior, setup.spectrum
     values = np.asarray(prior.values(best.position))
+    *_, gaussian = gaussians
     covariance = gaussian.label_covariance(prior)
-    error = np.sqrt(np.diagonal(covariance))
-    # Rounding may put the part a hair above the whole.
-    stat = np.minimum(np.sqrt(np.diagonal(photon_only.label_covariance(prior))), error)
-    systematic = np.sqrt(error**2 - stat**2)
+    variances = [np.diagonal(one.label_covariance(prior)) for one in gaussians]
+    if mismatch is None:
+        variances.append(variances[-1])
+    # A part may come out a hair above the whole: by rounding, or where down-weighted pixels leave
+    # more room to the emulator's error than to the photons'.
+    stat, known, whole = np.minimum.accumulate(variances[::-1])[::-1]
+    stat, emulator_error = np.sqrt(stat), np.sqrt(known - stat)
+    by_mismatch = np.sqrt(whole - known)
+    systematic = np.hypot(emulator_error, by_mismatch)
     flux, continuum = setup.predict(problem, values)
     chi2 = setup.chi2(values)
     dof = len(setup.keep) - len(values) - problem.continuum.degree - 1
@@ -287,7 +320,7 @@ def _report(
     flags = Flag(0)
     if not bool(best.converged):
         flags |= Flag.NOT_CONVERGED
-    if gaussian.bad or photon_only.bad:
+    if any(one.bad for one in gaussians):
         flags |= Flag.BAD_HESSIAN
     unit = (values - np.asarray(prior.lower)) / np.asarray(prior.upper - prior.lower)
     for name, fraction in zip(prior.names, unit, strict=True):
@@ -317,7 +350,8 @@ def _report(
         values=values,
         covariance=covariance,
         error_stat=stat,
-        error_sys=systematic,
+        error_emulator=emulator_error,
+        error_mismatch=by_mismatch,
         fixed=setup.held,
         chi2=chi2,
         dof=dof,

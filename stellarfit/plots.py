@@ -1,4 +1,4 @@
-"""Two pictures: the fit with its residuals, and the posterior's corner."""
+"""Pictures: the fit with its residuals, its error budget, and the posterior's corner."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,6 +82,35 @@ def plot_fit(fit: Any) -> Figure:
             if row == num_rows - 1:
                 bottom.set_xlabel("vacuum wavelength [Å]")
         _headline(figure, fit, height)
+    return figure
+
+
+def plot_budget(fit: Any) -> Figure:
+    """What each parameter's error is made of: shares of its variance, a bar a parameter."""
+    from matplotlib import rc_context
+
+    parts = {
+        "photon noise": (fit.error_stat, _MASK),
+        "emulator": (fit.error_emulator, _MODEL),
+        "model mismatch": (fit.error_mismatch, _SPARED),
+    }
+    place = np.arange(len(fit.names))
+    with rc_context(_STYLE):
+        figure = _figure(7.0, 1.1 + 0.27 * len(fit.names))
+        height = figure.get_figheight()
+        panel = figure.add_axes((0.14, 0.55 / height, 0.66, 1 - 0.95 / height))
+        left = np.zeros(len(fit.names))
+        for name, (part, colour) in parts.items():
+            share = (part / fit.error) ** 2
+            panel.barh(place, share, left=left, color=colour, label=name, height=0.8)
+            left = left + share
+        for y, value, error in zip(place, fit.values, fit.error, strict=True):
+            panel.text(1.02, y, value_text(value, error), va="center", fontsize=8, color=_INK)
+        panel.set_yticks(place, [label_text(name) for name in fit.names])
+        panel.invert_yaxis()
+        panel.set_xlim(0, 1)
+        panel.set_xlabel("share of the squared error")
+        panel.legend(ncols=3, frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 

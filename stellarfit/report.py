@@ -123,13 +123,16 @@ def _plain(value: Any) -> Any:
 
 def print_fit(fit: Any, out: Path | None) -> None:
     """A table of the labels with their errors, and what to know about the fit."""
-    table = new_table("parameter", "value", "error", "photon noise", "emulator, model")
+    table = new_table("parameter", "value", "error", "photon noise", "emulator", "mismatch")
     for i, name in enumerate(fit.names):
         digits = decimals(fit.error[i])
-        numbers = (fit.values[i], fit.error[i], fit.error_stat[i], fit.error_sys[i])
+        numbers = (
+            *(fit.values[i], fit.error[i], fit.error_stat[i]),
+            *(fit.error_emulator[i], fit.error_mismatch[i]),
+        )
         table.add_row(name, *(f"{number:.{digits}f}" for number in numbers))
     for name, value in fit.fixed.items():
-        table.add_row(name, f"{value:g}", "fixed", "", "")
+        table.add_row(name, f"{value:g}", "fixed", "", "", "")
     _show(table)
     _print_closing(fit, int(fit.flags), out)
 

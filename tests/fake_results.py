@@ -42,6 +42,8 @@ def fake_fit(seed: int = 0, fixed: dict | None = None, num_pixels: int = 4000) -
         error=scale,
         error_stat=0.8 * scale,
         error_sys=0.6 * scale,
+        error_emulator=0.48 * scale,
+        error_mismatch=0.36 * scale,
         fixed=dict(fixed),
         chi2=float(np.nansum(((flux - model) / 0.01) ** 2)),
         dof=num_pixels - len(names) - 63,

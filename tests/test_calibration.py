@@ -1,6 +1,7 @@
 """Calibration: the statistics on known ranks, and the whole path with an exact emulator."""
 
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -109,7 +110,8 @@ def test_command_reads_a_folder(tmp_path, capsys):
 def test_recalibration_is_what_the_pulls_say():
     emulator = tiny_emulator(analytic=True)
     found = recalibrate(emulator, made_up(wide=0.5))
-    before, after = (one.error_model.coherent.stretch for one in (emulator, found))
+    models: list[Any] = [one.error_model for one in (emulator, found)]
+    before, after = (model.coherent.stretch for model in models)
     np.testing.assert_allclose(np.asarray(after / before), 2.0, rtol=0.06)
     about = found.record["error_model"]["recalibrated_by"]
     assert about["stars"] == 4000 and set(about["factor"]) == set(LABELS.names)

@@ -15,6 +15,8 @@ def test_values_and_errors_of_a_fit():
     assert row["name"] == "fake star" and row["medium"] == "vacuum"
     assert (row["teff"], row["e_teff"]) == (5772.0, 14.0)
     assert row["e_teff_stat"] == pytest.approx(11.2) and row["e_teff_sys"] == pytest.approx(8.4)
+    assert row["e_teff_emulator"] == pytest.approx(6.72)
+    assert row["e_teff_mismatch"] == pytest.approx(5.04)
     assert row["v_micro"] == 1.2 and np.isnan(row["e_v_micro"])
     assert row["v_rad"] == 12.34 and row["dof"] == fit.dof
     assert row["num_pixels"] == fit.spectrum.good.sum()

@@ -15,6 +15,8 @@ from tiny import tiny_emulator
 from emulators.parametrization import Leaf
 from stellarfit.cli import main
 
+KEYS = {"value", "error", "error_stat", "error_sys", "error_emulator", "error_mismatch"}
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
@@ -141,7 +143,7 @@ def test_fit_as_json_is_one_object(bench, tmp_path, capsys, exact):
     assert {"labels", "v_rad", "v_sini", "chi2", "dof", "flags", "emulator", "seconds"} <= set(
         found
     )
-    assert set(found["labels"]["teff"]) == {"value", "error", "error_stat", "error_sys"}
+    assert set(found["labels"]["teff"]) == KEYS
     assert isinstance(found["flags"], int) and isinstance(found["dof"], int)
     assert files(out) == ["catalog.fits", "fit.png"]
 

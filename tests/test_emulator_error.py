@@ -151,3 +151,28 @@ def test_refuses_what_has_no_meaning(emulator, law):
         amplitude_prior(emulator, "validation", law)
     with pytest.raises(InputError, match="no scaling law for the labels"):
         amplitude_prior(emulator, "law")
+
+
+@pytest.mark.parametrize("number", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_never_a_failed_factorisation(setup, number):
+    """Random labels, velocities, masks and S/N from 5 to 2,000: density and gradient are finite."""
+    problem, errors, sizes = setup.photons, setup.emulator.error_model, setup.sizes
+    rng = np.random.default_rng(7)
+    lower, upper = np.asarray(setup.prior.lower), np.asarray(setup.prior.upper)
+    values = rng.uniform(lower, upper, (number, len(lower)))
+    snr = np.exp(rng.uniform(np.log(5.0), np.log(2000.0), number))
+    good = rng.uniform(size=(number, len(problem.flux))) > rng.uniform(0, 0.9, (number, 1))
+    prior = jnp.asarray(0.5), jnp.asarray(0.4), jnp.asarray(0.4)
+
+    @jax.jit
+    def one(values, snr, good):
+        photons = jnp.full(len(problem.flux), 1.0) * (800.0 / snr) ** 2
+        error = push(problem, errors, values, sizes)
+        noise = mix(problem, error, values, photons, good.astype(jnp.float64), prior)
+        changed = eqx.tree_at(lambda p: p.noise, problem, noise)
+        return jax.value_and_grad(changed.log_likelihood)(values)
+
+    density, gradient = jax.lax.map(
+        lambda given: one(*given), (jnp.asarray(values), jnp.asarray(snr), jnp.asarray(good))
+    )
+    assert np.isfinite(density).all() and np.isfinite(gradient).all()

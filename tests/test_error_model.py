@@ -1,5 +1,6 @@
 """The error model against errors that are drawn from a known one, and against dense algebra."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,18 +152,18 @@ def test_modes_have_the_shares_of_their_directions():
     variance[[7, 8, 50]] = 0.0  # not used
     by_label = rng.normal(size=(120, 4)) / HALF
     by_velocity, continuum = rng.normal(size=(120, 2)), rng.normal(size=(120, 3))
-    unstretched = coherent.__class__(
-        coherent.amplitude, coherent.share, jnp.ones(4), coherent.share_velocity,
-        coherent.resolved, coherent.exponent,
-    )  # fmt: skip
+    unstretched = eqx.tree_at(lambda c: c.stretch, coherent, jnp.ones(4))
     resolved = 0.25 * float(coherent.resolved)
     modes = np.asarray(
         unstretched.modes(
             jnp.asarray(LABELS.lower),
-            *map(jnp.asarray, (variance, by_label, by_velocity, continuum)),
+            jnp.asarray(variance),
+            jnp.asarray(by_label),
+            jnp.asarray(by_velocity),
+            jnp.asarray(continuum),
             resolved,
         )
-    )  # fmt: skip
+    )
     good = variance > 0
     assert np.all(modes[~good] == 0)
     white = 1 / np.sqrt(variance[good])[:, None]

@@ -16,6 +16,8 @@ from stellarfit.fitting import fit
 from stellarfit.flags import BAD, SENTENCES, WARN, Flag, describe
 from stellarfit.spectrum import MaskBit, Spectrum
 
+KEYS = {"value", "error", "error_stat", "error_sys", "error_emulator", "error_mismatch"}
+
 
 @pytest.fixture(scope="module")
 def emulator():
@@ -41,8 +43,12 @@ def test_truth_lies_within_the_errors(found):
 
 def test_error_is_the_root_of_the_diagonal_and_of_its_two_parts(found):
     np.testing.assert_allclose(found.error, np.sqrt(np.diag(found.covariance)))
+    parts = found.error_stat, found.error_emulator, found.error_mismatch
+    np.testing.assert_allclose(found.error**2, np.sum(np.square(parts), axis=0))
     np.testing.assert_allclose(found.error**2, found.error_stat**2 + found.error_sys**2)
-    assert np.all(found.error_sys > 0)
+    assert np.all(found.error_emulator > 0)
+    # Nothing is wrong with this star; a few pixels in a hundred weigh a little less by chance.
+    assert np.all(found.error_mismatch < 0.3 * found.error)
 
 
 def test_errors_scatter_as_they_say(emulator):
@@ -111,6 +117,7 @@ def test_a_line_the_model_lacks_is_down_weighted(emulator):
     assert np.all(shift < 1.5 * robust.error)
     assert np.max(shift / clean.error) < 0.4 * np.max(naive_shift / clean.error)
     assert robust.flags & Flag.MISMATCH
+    assert np.max(robust.error_mismatch / robust.error) > 0.5 and np.all(naive.error_mismatch == 0)
     line = np.abs(spoiled.wavelength - 5155.9) < 0.05
     assert np.all(robust.weight[line] < 0.3)
     assert np.all(naive.weight[line] == 1)
@@ -153,9 +160,9 @@ def test_plain_numbers_for_json(found):
 
     text = json.loads(json.dumps(found.to_dict()))
     assert set(text["labels"]) == set(LABELS.names)
-    assert set(text["labels"]["teff"]) == {"value", "error", "error_stat", "error_sys"}
+    assert set(text["labels"]["teff"]) == KEYS
     for name in ("v_rad", "v_sini", "v_mac"):
-        assert set(text[name]) == {"value", "error", "error_stat", "error_sys"}
+        assert set(text[name]) == KEYS
     assert text["v_mac"]["error"] == 0  # held
     for key in ("chi2", "dof", "flags", "emulator", "seconds"):
         assert key in text

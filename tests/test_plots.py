@@ -7,7 +7,7 @@ import pytest
 from fake_results import fake_fit, fake_posterior
 from matplotlib.patches import Rectangle
 
-from stellarfit.plots import label_text, plot_corner, plot_fit, value_text
+from stellarfit.plots import label_text, plot_budget, plot_corner, plot_fit, value_text
 
 
 def test_every_pixel_is_drawn_once_and_masked_ones_are_marked():
@@ -38,6 +38,18 @@ def test_headline_names_every_label():
     text = " ".join(item.get_text() for item in plot_fit(fake_fit(fixed={"vmic": 1.5})).texts)
     for part in ("[Mg/Fe] = 0.050 ± 0.020", "5772 ± 14", "1.5 (fixed)", "fake star"):
         assert part in text
+
+
+def test_budget_is_whole_for_every_parameter():
+    fit = fake_fit()
+    panel = plot_budget(fit).axes[0]
+    ends: dict[int, float] = {}
+    for bar in panel.patches:
+        row = round(bar.get_y() + bar.get_height() / 2)
+        ends[row] = ends.get(row, 0.0) + bar.get_width()
+    np.testing.assert_allclose([ends[row] for row in range(len(fit.names))], 1.0)
+    emulator = panel.patches[len(fit.names)]
+    assert emulator.get_x() == pytest.approx(0.64) and emulator.get_width() == pytest.approx(0.2304)
 
 
 def test_corner_has_every_pair_and_the_truth():
