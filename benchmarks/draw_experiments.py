@@ -11,6 +11,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 import scaling.experiments
@@ -19,9 +20,8 @@ from emulators.ledger import read_rows
 from scaling import ScalingLaw
 from scaling.cross_validation import cross_validate
 from scaling.experiments.baselines.run import choose, draw
-from scaling.experiments.family.build import label_space as family_space
-from scaling.experiments.paper.box import ELEMENTS
-from scaling.experiments.paper.box import box as paper_box
+from scaling.experiments.family import build as family
+from scaling.experiments.paper import box as paper
 from scaling.figures import draw_transfer
 from scaling.frontier import measure_exponents
 from scaling.law_figures import draw_allocation, draw_cross_validation, draw_scaling
@@ -30,10 +30,14 @@ from scaling.transfer import find_optima, find_shifts
 FOLDER = Path(scaling.experiments.__file__).parent
 
 
-def fit_law(folder: Path, space: LabelSpace) -> None:
+def fit_law(folder: Path, space: LabelSpace, wavelength: np.ndarray) -> None:
     """Law, figures and exponents of a sweep's ledger."""
+    notes = {
+        "label_space": space.to_dict(),
+        "wavelength": [float(wavelength[0]), float(wavelength[-1])],
+    }
     rows = read_rows(folder / "runs.jsonl")
-    law = ScalingLaw.fit(rows, notes={"labels": list(space.names)})
+    law = ScalingLaw.fit(rows, notes=notes)
     law.save(folder / "law.json")
     held_out = cross_validate(rows)
     # Where most bootstrap draws have no such line there is no interval, and JSON has no NaN.
@@ -62,8 +66,8 @@ def fit_law(folder: Path, space: LabelSpace) -> None:
 
 
 def main() -> None:
-    fit_law(FOLDER / "paper", paper_box(ELEMENTS))
-    fit_law(FOLDER / "family_law", family_space())
+    fit_law(FOLDER / "paper", paper.box(paper.ELEMENTS), paper.WAVELENGTH)
+    fit_law(FOLDER / "family_law", family.label_space(), family.WAVELENGTH)
 
     rows = read_rows(FOLDER / "transfer/transfer.jsonl")
     figure = Figure(figsize=(10, 4))

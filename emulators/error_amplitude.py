@@ -14,6 +14,7 @@ from .labels import LabelSpace
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _FOLDS = 5
 _FEWEST = 50  # stars from which a dependence on the labels can be told
+_UNKNOWN = 1.0  # scatter where it cannot: that of the shipped emulators is 1.3 without it
 
 
 class ErrorAmplitude(eqx.Module):
@@ -49,7 +50,7 @@ def fit_error_amplitude(
     The likelihood is that of a Gamma distribution with a logarithmic link, whose maximum makes
     the ratio of found to expected one on average, and so an honest mean, not a typical value.
 
-    Fewer than 50 stars give the same for all labels.
+    Fewer than 50 stars give the same for all labels, with a scatter of one in ln at least.
 
     Raises
     ------
@@ -69,14 +70,15 @@ def fit_error_amplitude(
     if len(mse) < _FEWEST:
         coefficients = np.zeros(terms.shape[1])
         coefficients[0] = np.log(mse.mean())
-        left = np.log(mse) - coefficients[0]
+        scatter = max(np.std(np.log(mse)), _UNKNOWN)
     else:
         coefficients, left = _best(terms, mse)
+        scatter = np.std(left)
     return ErrorAmplitude(
         lower=jnp.asarray(lower),
         upper=jnp.asarray(upper),
         coefficients=jnp.asarray(coefficients),
-        scatter=jnp.asarray(np.std(left)),
+        scatter=jnp.asarray(scatter),
     )
 
 

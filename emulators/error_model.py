@@ -6,13 +6,13 @@ the derivatives of the very star, in the pixels of the spectrograph, the errors 
 
     C = m(labels) [ diag(d) + coherent part in the span of J ]
 
-- m, the mean squared error, is a polynomial of the labels (`emulators.error_amplitude`): a quarter
-  of a dex of scatter is left of more than two dex of range;
+- m, the mean squared error, is a polynomial of the labels (`emulators.error_amplitude`): a
+  tenth of a dex of scatter is left of more than two dex of range;
 - d, mean 1 before the spectrograph, is what held-out stars show in each pixel;
 - the coherent part is some twenty modes of the star itself (`emulators.coherent_error`).
 
 A covariance that is the same for all stars, however many modes it has, is too sure of the labels:
-half to a third of their real errors at high S/N (docs/inference.md shows the comparison).
+half to a third of their real errors at high S/N (docs/emulator.md shows the comparison).
 """
 
 from typing import TYPE_CHECKING, Any

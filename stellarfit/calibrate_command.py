@@ -40,7 +40,6 @@ def calibrate(
 
     from emulators.emulator import load_emulator
     from emulators.errors import InputError
-    from emulators.physics.synthesizer import LTESynthesizer
 
     from .calibration import read_parts, recalibrate
     from .emulator_error import default_noise
@@ -56,7 +55,7 @@ def calibrate(
         with console.status("synthesising stars"):
             trial = Trial(
                 loaded,
-                lambda wavelength: LTESynthesizer.build(wavelength, loaded.label_space),
+                lambda wavelength: _synthesizer(loaded, wavelength),
                 resolution=resolution,
                 wavelength_range=wavelength_range,
                 stars=stars * len(snrs),
@@ -68,13 +67,35 @@ def calibrate(
     if plot is not None:
         _write_plot(plot, found)
     if recalibrated is not None:
-        first = next(iter(found.values()))
-        recalibrate(loaded, first.at(float(first.snr.max()))).save(recalibrated)
+        known = found.get("law", found.get("validation"))
+        if known is None:
+            raise InputError("--recalibrated: there are no results with noise law or validation")
+        recalibrate(loaded, known.at(float(known.snr.max()))).save(recalibrated)
     rows = [row for calibration in found.values() for row in _rows(calibration)]
     if json:
         print(codec.dumps({"rows": rows}))
     else:
         _print(rows)
+
+
+def _synthesizer(emulator: Any, wavelength: Any) -> Any:
+    """The synthesiser whose spectra the emulator learned from."""
+    from emulators.errors import InputError
+    from emulators.physics.synthesizer import LTESynthesizer
+
+    made_by = emulator.record.get("grid", {}).get("synthesizer", {})
+    lines = made_by.get("sha256_lines") if isinstance(made_by, dict) else None
+    synth = (
+        LTESynthesizer.build(wavelength, emulator.label_space, vmic=made_by.get("vmic"))
+        if lines
+        else None
+    )
+    if synth is None or synth.provenance().get("sha256_lines") != lines:
+        raise InputError(
+            f"calibrate: {emulator.name} did not learn from the shipped line list; test it with "
+            "its own synthesiser by stellarfit.trial.Trial"
+        )
+    return synth
 
 
 def _rows(calibration: Any) -> list[dict[str, Any]]:

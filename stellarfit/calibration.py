@@ -17,12 +17,13 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import chisquare
 
-from emulators.bundle import read_bundle, write_bundle
+from emulators.bundle import read_bundle, tree_to_arrays, write_bundle
 from emulators.emulator import Emulator
 from emulators.errors import InputError
+from emulators.storage import array_hash
 
 LEVELS = (0.5, 0.68, 0.95)
-_KIND, _FORMAT = "calibration", 1
+_KIND = "calibration"
 _BINS = 10
 
 
@@ -36,13 +37,15 @@ class Calibration:
         Free parameters.
     noise : str
         Of the fits, see `stellarfit.fit`, or `stellarfit.trial.WHITE`.
+    emulator : str
+        Which, by `identity`.
     snr : [star]
         Signal to noise a pixel, at the continuum.
     truth : [star, parameter]
     rank : [star, parameter]
         Share of the draws below the truth.
     mean, sigma : [star, parameter]
-        Of the draws.
+        Of the draws; a chain that never moved has the sigma 0.
     draws : [star, draw, parameter]
         Some of them, for joint tests.
     converged : [star]
@@ -53,6 +56,7 @@ class Calibration:
 
     names: tuple[str, ...]
     noise: str
+    emulator: str
     snr: Float64[np.ndarray, " star"]
     truth: Float64[np.ndarray, "star parameter"]
     rank: Float64[np.ndarray, "star parameter"]
@@ -69,14 +73,23 @@ class Calibration:
         for part in parts:
             if (part.names, part.noise) != (first.names, first.noise):
                 raise InputError("calibration: parts of different parameters or noise do not join")
+            part.check_emulator(first)
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
-        return cls(first.names, first.noise, **arrays)
+        return cls(first.names, first.noise, first.emulator, **arrays)
+
+    def check_emulator(self, other: "Calibration") -> None:
+        """Refuse another emulator, or another error model of it."""
+        if self.emulator != other.emulator:
+            raise InputError(
+                f"calibration: results are of two emulators or error models, {other.emulator} and "
+                f"{self.emulator}; give each its own folder"
+            )
 
     def at(self, snr: float) -> "Calibration":
         """The stars of one S/N."""
         rows = self.snr == snr
         arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
-        return Calibration(self.names, self.noise, **arrays)
+        return Calibration(self.names, self.noise, self.emulator, **arrays)
 
     def coverage(self, level: float) -> Float64[np.ndarray, " parameter"]:
         """Share of the stars whose truth lies in the central interval of that probability."""
@@ -114,7 +127,7 @@ class Calibration:
         """Write one sealed file that `load` reads back."""
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
         arrays["draws"] = arrays["draws"].astype(np.float32)
-        record = {"format": _FORMAT, "names": list(self.names), "noise": self.noise}
+        record = {"names": list(self.names), "noise": self.noise, "emulator": self.emulator}
         write_bundle(path, _KIND, arrays, record)
 
     @classmethod
@@ -122,10 +135,17 @@ class Calibration:
         """Read what `save` wrote."""
         arrays, record = read_bundle(path, _KIND)
         arrays["draws"] = arrays["draws"].astype(np.float64)
-        return cls(tuple(record["names"]), record["noise"], **arrays)
+        return cls(tuple(record["names"]), record["noise"], record["emulator"], **arrays)
 
 
 _ARRAYS = ("snr", "truth", "rank", "mean", "sigma", "draws", "converged", "diverging")
+
+
+def identity(emulator: Any) -> str:
+    """Name and hashes of an emulator's weights and of its error model."""
+    errors = emulator.error_model
+    of_errors = "none" if errors is None else array_hash(tree_to_arrays(errors))[:12]
+    return f"{emulator.name} {emulator.fingerprint} {of_errors}"
 
 
 def read_parts(folder: Path) -> dict[str, Calibration]:
@@ -133,6 +153,8 @@ def read_parts(folder: Path) -> dict[str, Calibration]:
     parts = [Calibration.load(path) for path in sorted(folder.glob("*.h5"))]
     if not parts:
         raise InputError(f"calibrate: no results in {folder}")
+    for part in parts:
+        part.check_emulator(parts[0])
     noises = dict.fromkeys(part.noise for part in parts)
     return {
         noise: Calibration.join([part for part in parts if part.noise == noise]) for noise in noises
@@ -151,16 +173,26 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
     ----------
     emulator : Emulator
     found
-        Of this emulator, at an S/N so high that its own error is all that counts.
+        Of this emulator with this error model, by ``noise="law"`` or ``"validation"``, at an S/N
+        so high that its own error is all that counts.
 
     Raises
     ------
     InputError
-        A calibration of other labels.
+        A calibration of another emulator, of this one with another error model, or of fits that
+        do not use it.
     """
     names = emulator.label_space.names
-    if found.names[: len(names)] != names:
-        raise InputError(f"calibrate: {emulator.name} has other labels than the calibration")
+    if found.emulator != identity(emulator):
+        raise InputError(
+            f"calibrate: the calibration is of {found.emulator}, not of {identity(emulator)}: "
+            "another emulator, or this one with another error model"
+        )
+    if found.noise not in ("law", "validation"):
+        raise InputError(
+            f"calibrate: fits with noise {found.noise!r} do not use the emulator's error model; "
+            "give those of 'law' or 'validation'"
+        )
     moved = ~found.stuck
     pulls = np.abs((found.mean - found.truth)[moved] / found.sigma[moved])[:, : len(names)]
     # The 68th percentile of |z| is 0.994 for a standard normal z.

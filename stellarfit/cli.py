@@ -163,7 +163,7 @@ def fit(job: _Job) -> None:
 @_fits_a_spectrum
 def sample(
     job: _Job,
-    backend: Annotated[str, typer.Option(help="numpyro or blackjax.")] = "numpyro",
+    backend: Annotated[str, typer.Option(help="numpyro, blackjax or blackjax-hmc.")] = "numpyro",
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
     warmup: Annotated[int | None, typer.Option(help="Warm-up steps a chain.")] = None,
     samples: Annotated[int | None, typer.Option(help="Kept draws a chain.")] = None,

@@ -54,17 +54,26 @@ class AmplitudePrior(NamedTuple):
 
 
 def default_noise(emulator: Any) -> str:
-    """``"law"`` where a shipped law is of the emulator's labels, ``"validation"`` otherwise."""
-    return "validation" if find_law(emulator) is None else "law"
+    """``"law"`` where a shipped law is of emulators like this one, ``"validation"`` otherwise."""
+    if emulator.record.get("training") is None or find_law(emulator) is None:
+        return "validation"
+    return "law"
 
 
 def find_law(emulator: Any) -> ScalingLaw | None:
-    """The shipped law of emulators with these labels, if there is one."""
-    for name in SHIPPED:
-        law = ScalingLaw.load(name)
-        if law.record["notes"].get("labels") == list(emulator.label_space.names):
-            return law
-    return None
+    """The shipped law of emulators of this label box and these wavelengths, if there is one."""
+    laws = (ScalingLaw.load(name) for name in SHIPPED)
+    return next((law for law in laws if _is_of(law, emulator)), None)
+
+
+def _is_of(law, emulator):
+    """Whether a law says that it is of the emulator's box and wavelengths."""
+    notes = law.record["notes"]
+    if "label_space" not in notes or "wavelength" not in notes:
+        return False
+    return notes["label_space"] == emulator.label_space.to_dict() and bool(
+        np.allclose(notes["wavelength"], emulator.wavelength_range, rtol=1e-4, atol=0.0)
+    )
 
 
 def amplitude_prior(
@@ -77,13 +86,14 @@ def amplitude_prior(
     emulator : Emulator
     noise : {"law", "validation", "none"}
     law
-        Of emulators like this one, for ``"law"``; by default the shipped one of these labels.
+        Of emulators like this one, for ``"law"``; by default the shipped one of its label box and
+        wavelengths.
 
     Raises
     ------
     InputError
-        An unknown `noise`; ``"law"`` where there is no law of these labels, or the emulator does
-        not say how it was trained.
+        An unknown `noise`; ``"law"`` where there is no law of these labels, the law given is of
+        others, or the emulator does not say how it was trained.
     """
     if noise not in NOISES:
         raise InputError(f"noise: {noise!r} is not known; give {', '.join(map(repr, NOISES))}")
@@ -95,7 +105,10 @@ def amplitude_prior(
     scatter = float(errors.amplitude.scatter)
     if noise == "validation":
         return AmplitudePrior(0.0, scatter)
-    law = find_law(emulator) if law is None else law
+    if law is None:
+        law = find_law(emulator)
+    elif "label_space" in law.record["notes"] and not _is_of(law, emulator):
+        raise InputError(f"law: it is of other labels or wavelengths than {emulator.name}")
     if law is None:
         raise InputError(
             f"noise: there is no scaling law for the labels of {emulator.name}; give law=, or "
@@ -220,7 +233,7 @@ def mix(
         )
 
     def log_posterior(log_amplitude):
-        evidence = noise(log_amplitude, 0.0).log_density(residual, columns, spread)
+        evidence = noise(log_amplitude, jnp.zeros(())).log_density(residual, columns, spread)
         return evidence - 0.5 * ((log_amplitude - center) / sigma) ** 2
 
     grid = center + sigma * jnp.linspace(-_REACH, _REACH, _GRID)
@@ -240,4 +253,4 @@ def mix(
         + jnp.log(width / sigma)
     )
     components = jax.vmap(noise)(log_amplitude, log_coherent)
-    return NoiseMixture(components, log_weight, noise(likely, 0.0))
+    return NoiseMixture(components, log_weight, noise(likely, jnp.zeros(())), likely)

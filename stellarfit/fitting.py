@@ -49,7 +49,8 @@ class Fit:
     fixed : dict
         Parameters held, and their values.
     chi2, dof
-        With photon noise and the emulator's covariance only, so a model that misses the data shows.
+        With photon noise and the emulator's covariance as it was expected to be, so a model, or an
+        emulator, that misses the data shows.
     flags : int
         Bits of `stellarfit.flags.Flag`.
     model_flux, continuum : [pixel]
@@ -257,7 +258,8 @@ def fit(
     gaussian = laplace(peak.position, peak.curvature.hessian)
     lesser = [setup.photons]
     if mismatch is not None:
-        lesser.append(setup.freeze(setup.prior.values(best.position)))
+        values = setup.prior.values(best.position)
+        lesser.append(setup.without_mismatch(values, float(problem.noise.log_amplitude)))
     # The same place without the mismatch, and with photon noise alone.
     parts = [
         laplace(peak.position, maximize(one, peak.position, 1.0, 1).curvature.hessian)

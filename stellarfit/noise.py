@@ -103,16 +103,20 @@ class NoiseMixture(eqx.Module):
         Of each.
     central
         The Gaussian at the most likely amplitude, for searches that need a single one.
+    log_amplitude
+        ln of that amplitude.
     """
 
     components: Noise
     log_weight: Float64[Array, " node"]
     central: Noise
+    log_amplitude: Float64[Array, ""]
 
     @classmethod
     def single(cls, noise: Noise) -> "NoiseMixture":
         """Of one Gaussian."""
-        return cls(jax.tree.map(lambda leaf: leaf[None], noise), jnp.zeros(1), noise)
+        components = jax.tree.map(lambda leaf: leaf[None], noise)
+        return cls(components, jnp.zeros(1), noise, jnp.zeros(()))
 
     def log_density(
         self,

@@ -175,6 +175,18 @@ class Setup:
             )
         return eqx.tree_at(lambda problem: problem.noise, self.photons, noise)
 
+    def without_mismatch(
+        self, values: Float64[Any, " parameter"], log_amplitude: Float64[Any, ""] | float
+    ) -> Problem:
+        """The problem with photon noise and the emulator's error of one amplitude alone."""
+        error = self.emulator_error(values)
+        if error is None:
+            return self.photons
+        variance = self._photon_variance + np.exp(log_amplitude) * error.variance
+        noise = Noise.build(1 / variance, np.exp(0.5 * log_amplitude) * error.modes)
+        single = NoiseMixture.single(noise)
+        return eqx.tree_at(lambda problem: problem.noise, self.photons, single)
+
     def find_mismatch(self, values: Float64[Any, " parameter"]) -> Mismatch:
         """Apply the rule of `stellarfit.mask` to the residuals at `values`."""
         error = self.emulator_error(values)
@@ -182,13 +194,15 @@ class Setup:
         residual = np.asarray(self.photons.flux - normalized * continuum)
         sensitivity = np.asarray(_sensitivity(self.photons, values) * continuum)
         variance = self._photon_variance
-        if error is not None:
-            variance = variance + np.asarray(error.variance + jnp.sum(error.modes**2, axis=1))
+        if error is not None and self.amplitude is not None:
+            whole = np.asarray(error.variance + jnp.sum(error.modes**2, axis=1))
+            variance = variance + np.exp(self.amplitude.log_factor) * whole
         return find_mismatch(residual, variance, sensitivity)
 
     def chi2(self, values: Float64[Any, " parameter"]) -> float:
-        """Of the residuals at `values`, with photon noise and the emulator's covariance."""
-        problem = self.freeze(values)
+        """Of the residuals at `values`, by photon noise and the emulator's expected covariance."""
+        expected = 0.0 if self.amplitude is None else self.amplitude.log_factor
+        problem = self.without_mismatch(values, expected)
         normalized, continuum = _predict(problem, values)
         return float(problem.noise.central.chi2(problem.flux - normalized * continuum))
 

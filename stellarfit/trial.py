@@ -1,6 +1,8 @@
 """Synthesised stars before a spectrograph, fitted by an emulator: a test of its error bars."""
 
 import copy
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpyro.distributions as dist
 from emulators.errors import InputError
 
 from .batch import fit_batch, sample_batch
-from .calibration import Calibration
+from .calibration import Calibration, identity
 from .emulator_error import NOISES, amplitude_prior
 from .instrument import log_shift
 from .priors import make_prior
@@ -61,6 +63,10 @@ class Trial:
         self.emulator, self.seed, self.resolution = emulator, seed, resolution
         self.priors = {"v_rad": dist.Normal(0.0, _V_RAD)}
         rng = np.random.default_rng(seed)
+        if not resolution > 0:
+            raise InputError(f"resolution: {resolution:g}; give a positive resolving power")
+        if stars < 1:
+            raise InputError(f"stars: {stars}; give 1 or more")
         low, high = wavelength_range or emulator.wavelength_range
         step = 1 / (_PIXELS_PER_FWHM * resolution)
         wavelength = np.exp(np.arange(np.log(low), np.log(high), step))
@@ -69,7 +75,7 @@ class Trial:
         self.empty = Spectrum(wavelength, ones, ones, resolution=resolution)
         space = emulator.label_space
         labels = space.from_unit(jnp.asarray(rng.uniform(size=(stars, len(space)))))
-        v_rad = rng.normal(0.0, _V_RAD, stars)
+        v_rad = np.random.default_rng((seed, 1)).normal(0.0, _V_RAD, stars)
         self.truth = np.column_stack([np.asarray(labels), v_rad])
         self.flux = self._synthesise(synthesizer)
 
@@ -130,6 +136,12 @@ class Trial:
         """
         if noise not in (*NOISES, WHITE):
             raise InputError(f"noise: {noise!r} is not known; give {', '.join((*NOISES, WHITE))}")
+        if noise != "none" and self.emulator.error_model is None:
+            raise InputError(
+                f"noise: {self.emulator.name} has no error model for {noise!r}; give 'none'"
+            )
+        if not snr > 0:
+            raise InputError(f"snr: {snr:g}; give a positive number")
         setup = self.setup("none" if noise == WHITE else noise)
         truth, flux = self.truth[stars], self.flux[stars]
         # The same noise whatever the fit: only then are fits compared on the same data.
@@ -148,11 +160,13 @@ class Trial:
         return Calibration(
             names=setup.prior.names,
             noise=noise,
+            emulator=identity(self.emulator),
             snr=np.full(len(truth), float(snr)),
             truth=truth,
             rank=np.mean(samples < truth[:, None], axis=1),
             mean=samples.mean(axis=1),
-            sigma=samples.std(axis=1, ddof=1),
+            # Rounding leaves a constant a deviation of its own.
+            sigma=np.where(np.ptp(samples, axis=1) > 0, samples.std(axis=1, ddof=1), 0.0),
             draws=samples[:, chosen],
             converged=np.asarray(found.converged),
             diverging=np.asarray(chains.diverging),
@@ -194,11 +208,14 @@ class Trial:
         # Equal pieces, so that all share one compilation.
         size = max(n for n in range(1, min(number, _LARGEST_PIECE) + 1) if number % n == 0)
         out.mkdir(parents=True, exist_ok=True)
+        # Whatever changes a result is in its file's name.
+        about = [identity(self.emulator), self.truth.tolist(), self.empty.wavelength.tolist()]
+        digest = hashlib.sha256(json.dumps([about, size, settings]).encode()).hexdigest()[:10]
         pace = 0.0
         for noise in noises:
             for place, snr in enumerate(snrs):
                 for first in range(place * number, (place + 1) * number, size):
-                    path = out / f"{noise}-{snr:g}-{self.resolution:.0f}-{self.seed}-{first}.h5"
+                    path = out / f"{noise}-{snr:g}-{first}-{digest}.h5"
                     if path.exists() or time.monotonic() + pace > end:
                         continue
                     since = time.monotonic()

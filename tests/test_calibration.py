@@ -15,7 +15,7 @@ from tiny import LABELS, tiny_emulator
 
 from emulators.errors import InputError
 from stellarfit.batch import fit_batch, sample_batch
-from stellarfit.calibration import Calibration, read_parts, recalibrate
+from stellarfit.calibration import Calibration, identity, read_parts, recalibrate
 from stellarfit.calibration_figure import draw_calibration
 from stellarfit.cli import main
 from stellarfit.fitting import fit
@@ -25,7 +25,7 @@ from stellarfit.trial import WHITE, Trial
 NAMES = (*LABELS.names, "v_rad")
 
 
-def made_up(stars=4000, wide=1.0, shift=0.0, snr=100.0, noise="law", seed=0):
+def made_up(stars=4000, wide=1.0, shift=0.0, snr=100.0, noise="law", seed=0, of="one"):
     """Posteriors of Gaussian data under a Gaussian prior.
 
     Their sigma is `wide` times the true one, their mean off by `shift` true sigma.
@@ -39,6 +39,7 @@ def made_up(stars=4000, wide=1.0, shift=0.0, snr=100.0, noise="law", seed=0):
     return Calibration(
         names=NAMES,
         noise=noise,
+        emulator=of,
         snr=np.full(stars, snr),
         truth=truth,
         rank=norm.cdf((truth - mean) / sigma),
@@ -89,6 +90,9 @@ def test_parts_are_saved_joined_and_drawn(tmp_path):
     assert len(figure.axes) == 5
     with pytest.raises(InputError, match="different parameters or noise"):
         Calibration.join(list(found.values()))
+    made_up(60, snr=300.0, of="another").save(tmp_path / "9.h5")
+    with pytest.raises(InputError, match="two emulators or error models, one and another"):
+        read_parts(tmp_path)
     with pytest.raises(InputError, match="no results in"):
         read_parts(tmp_path / "nowhere")
 
@@ -109,12 +113,37 @@ def test_command_reads_a_folder(tmp_path, capsys):
 
 def test_recalibration_is_what_the_pulls_say():
     emulator = tiny_emulator(analytic=True)
-    found = recalibrate(emulator, made_up(wide=0.5))
+    found = recalibrate(emulator, made_up(wide=0.5, of=identity(emulator)))
     models: list[Any] = [one.error_model for one in (emulator, found)]
     before, after = (model.coherent.stretch for model in models)
     np.testing.assert_allclose(np.asarray(after / before), 2.0, rtol=0.06)
     about = found.record["error_model"]["recalibrated_by"]
     assert about["stars"] == 4000 and set(about["factor"]) == set(LABELS.names)
+    # Not again by the same fits, nor by fits that did without the emulator's error.
+    with pytest.raises(InputError, match="with another error model"):
+        recalibrate(found, made_up(wide=0.5, of=identity(emulator)))
+    with pytest.raises(InputError, match="noise 'none' do not use"):
+        recalibrate(emulator, made_up(noise="none", of=identity(emulator)))
+
+
+def test_a_stuck_chain_is_counted_and_left_out(trial, monkeypatch):
+    """Rounding gives a constant a deviation of 1e-16 of its value, which is no error bar."""
+    real = sample_batch(*fits_of(trial), jax.random.key(0), num_warmup=5, num_samples=300)
+    still = np.asarray(real.samples).copy()
+    still[1] = still[1, :1]
+    monkeypatch.setattr(
+        "stellarfit.trial.sample_batch", lambda *_, **__: real._replace(samples=jnp.asarray(still))
+    )
+    found = trial.run("none", 100.0, slice(0, 3), num_samples=300)
+    assert found.stuck.tolist() == [False, True, False]
+    assert np.all(np.isfinite(found.bias))
+
+
+def fits_of(trial):
+    """Three stars without noise."""
+    candidates = np.column_stack([LABELS.sobol(16, seed=1), np.zeros(16)])
+    flux = trial.flux[:3]
+    return (fit_batch(trial.setup("none"), flux, np.full_like(flux, 1e4), candidates),)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +181,14 @@ def test_an_exact_emulator_is_calibrated_without_error_and_too_wide_with(trial, 
         trial.run_all(tmp_path, ["none"], [1.0, 2.0, 3.0, 4.0, 5.0])
     with pytest.raises(InputError, match="noise: 'flat'"):
         trial.run("flat", 100.0, slice(0, 2))
+    with pytest.raises(InputError, match="snr: 0; give a positive"):
+        trial.run("none", 0.0, slice(0, 2))
+    bare = trial.of(eqx.tree_at(lambda e: e.error_model, trial.emulator, None))
+    with pytest.raises(InputError, match="no error model for 'white'"):
+        bare.run(WHITE, 100.0, slice(0, 2))
+    # Another emulator's results have other names.
+    wide.run_all(tmp_path, ["none"], [100.0], num_warmup=5, num_samples=10)
+    assert len(list(tmp_path.glob("*.h5"))) == 2
 
 
 def test_a_batch_is_its_single_stars(trial):

@@ -8,7 +8,7 @@ import pytest
 from fake_ledger import fake_rows
 from fake_star import TRUTH, fake_star
 from scipy.integrate import trapezoid
-from tiny import LABELS, tiny_emulator
+from tiny import LABELS, tiny_emulator, tiny_grid
 
 from emulators.errors import InputError
 from scaling.law import ScalingLaw
@@ -19,6 +19,7 @@ from stellarfit.noise import Noise
 from stellarfit.priors import make_prior
 from stellarfit.setup import Setup
 
+WAVELENGTH = float(tiny_grid()[0]), float(tiny_grid()[-1])
 RUN = {"parameters": 1e6, "unique_spectra": 1e5, "spectra_seen": 1e6}
 
 
@@ -101,7 +102,11 @@ def test_velocities_move_and_broaden_the_error(setup):
 
 @pytest.fixture(scope="module")
 def law():
-    return ScalingLaw.fit(fake_rows(seed=0), draws=20, notes={"labels": list(LABELS.names)})
+    return ScalingLaw.fit(
+        fake_rows(seed=0),
+        draws=20,
+        notes={"label_space": LABELS.to_dict(), "wavelength": list(WAVELENGTH)},
+    )
 
 
 def trained(emulator, **changes):
@@ -142,6 +147,16 @@ def test_default_is_the_law_where_there_is_one(emulator):
     assert default_noise(shipped) == "law"
     prior = amplitude_prior(shipped, "law")
     assert prior is not None and not prior.disagrees
+
+
+def test_a_law_of_another_box_is_not_taken(emulator, law):
+    other = trained(emulator)
+    wider = type(emulator)(
+        other.model, (5000.0, 5300.0), other.step, other.error_model, other.record, "wide"
+    )
+    with pytest.raises(InputError, match="of other labels or wavelengths than wide"):
+        amplitude_prior(wider, "law", law)
+    assert default_noise(wider) == "validation"
 
 
 def test_refuses_what_has_no_meaning(emulator, law):

@@ -72,6 +72,7 @@ def test_few_stars_have_one_amplitude():
     found = fit_error_amplitude(np.linspace(1e-6, 3e-6, 20), labels, LABELS)
     for star in labels[:3]:
         assert float(found(jnp.asarray(star))) == pytest.approx(2e-6)
+    assert float(found.scatter) == 1.0
 
 
 def test_every_pixel_keeps_its_mean_square():

@@ -1,6 +1,7 @@
 """Pictures: what is drawn is the data, and no global state is touched."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_headline_names_every_label():
 
 def test_budget_is_whole_for_every_parameter():
     fit = fake_fit()
-    panel = plot_budget(fit).axes[0]
+    panel: Any = plot_budget(fit).axes[0]
     ends: dict[int, float] = {}
     for bar in panel.patches:
         row = round(bar.get_y() + bar.get_height() / 2)

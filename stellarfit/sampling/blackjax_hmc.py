@@ -45,10 +45,12 @@ def move(
     after, info = kernel(
         key, make_state(*state), target, step_size, jnp.ones_like(state.position), length
     )
+    # The library gives the energy of the trajectory's end, also where it was not accepted.
+    start = 0.5 * jnp.sum(info.momentum**2) - state.log_density
     draw = Draw(
         position=after.position,
         log_density=after.logdensity,
-        energy=info.energy,
+        energy=jnp.where(info.is_accepted, info.energy, start),
         diverging=info.is_divergent,
         num_leapfrogs=jnp.asarray(info.num_integration_steps),
         acceptance=info.acceptance_rate,
