@@ -105,7 +105,9 @@ def plot_budget(fit: Any) -> Figure:
             panel.barh(place, share, left=left, color=colour, label=name, height=0.8)
             left = left + share
         for y, value, error in zip(place, fit.values, fit.error, strict=True):
-            panel.text(1.02, float(y), value_text(value, error), va="center", fontsize=8, color=_INK)
+            panel.text(
+                1.02, float(y), value_text(value, error), va="center", fontsize=8, color=_INK
+            )
         panel.set_yticks(place, [label_text(name) for name in fit.names])
         panel.invert_yaxis()
         panel.set_xlim(0, 1)
