@@ -235,6 +235,7 @@ def test_every_flag_has_a_sentence_and_a_verdict():
     assert len(describe(BAD | WARN)) == len(Flag) - 1
 
 
+@pytest.mark.slow
 def test_finer_sampling_of_a_wrong_model_buys_no_precision(emulator):
     """Line strengths that the model cannot reach: errors must not fall with the pixel size."""
     errors = []

@@ -101,6 +101,7 @@ def test_float32_profiles_are_enough(synth, spectra):
     np.testing.assert_allclose(single.normalized, spectra["sun"].normalized, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_lines_left_out_do_not_matter():
     """At the worst corners of the shipped emulator's box, where C2 has its head: dwarfs whose
     metals give few electrons, and stars with more carbon than oxygen. The bar is 0.001 rms."""
