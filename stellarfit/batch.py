@@ -61,12 +61,9 @@ def fit_batch(
     problem = _with_data(setup.photons, jnp.asarray(flux), jnp.asarray(ivar))
     axes = _axes(problem)
     starts = _best_starts(problem, axes, jnp.asarray(candidates))
-    errors = None if setup.amplitude is None else setup.emulator.error_model
-    prior = (jnp.asarray(0.0), jnp.asarray(1.0), jnp.asarray(1.0))
-    if errors is not None and setup.amplitude is not None:
-        known = setup.amplitude
-        scatter = errors.coherent.amplitude.scatter
-        prior = (jnp.asarray(known.log_factor), jnp.asarray(known.sigma), scatter)
+    errors, prior = None, None
+    if setup.amplitude is not None:
+        errors, prior = setup.emulator.error_model, setup.amplitude.arrays
     noise, values, converged = _fit(problem, axes, starts, errors, setup.sizes, prior)
     problem = eqx.tree_at(lambda p: p.noise, problem, noise)
     return BatchFit(problem, values, converged)
@@ -157,9 +154,7 @@ def _sample(problem, axes, values, keys, lengths, num_warmup):
     adaptation = jax.vmap(lambda _: start_adaptation(number))(keys)
 
     def target_of(problem, frame):
-        origin, order, scale = frame
-        nothing = jnp.zeros(1), jnp.zeros((1, 0)), jnp.zeros((1, 0, 0))
-        return Whitened(problem, origin, order, scale, *nothing, exact_force=True)
+        return Whitened.without_expansion(problem, *frame)
 
     def transition(carry, inputs):
         states, adaptation = carry

@@ -34,16 +34,17 @@ def calibrate(
 
     A star of 100 Angstrom takes minutes on two CPU cores, a third of a second on an H200.
     """
-    import json as codec
-
     from rich.console import Console
 
     from emulators.emulator import load_emulator
     from emulators.errors import InputError
 
+    from . import report
     from .calibration import read_parts, recalibrate
     from .emulator_error import default_noise
 
+    if plot is not None:
+        report.check_plot(plot)
     loaded = load_emulator(emulator)
     if stars < 0:
         raise InputError(f"--stars {stars}: give 1 or more, or 0 to read what is there")
@@ -73,7 +74,7 @@ def calibrate(
         recalibrate(loaded, known.at(float(known.snr.max()))).save(recalibrated)
     rows = [row for calibration in found.values() for row in _rows(calibration)]
     if json:
-        print(codec.dumps({"rows": rows}))
+        report.print_json({"rows": rows})
     else:
         _print(rows)
 
@@ -85,25 +86,24 @@ def _synthesizer(emulator: Any, wavelength: Any) -> Any:
 
     made_by = emulator.record.get("grid", {}).get("synthesizer", {})
     lines = made_by.get("sha256_lines") if isinstance(made_by, dict) else None
-    synth = (
-        LTESynthesizer.build(wavelength, emulator.label_space, vmic=made_by.get("vmic"))
-        if lines
-        else None
+    if lines is not None:
+        synth = LTESynthesizer.build(wavelength, emulator.label_space, vmic=made_by.get("vmic"))
+        if synth.provenance()["sha256_lines"] == lines:
+            return synth
+    raise InputError(
+        f"calibrate: {emulator.name} did not learn from the shipped line list; test it with its "
+        "own synthesiser by stellarfit.trial.Trial"
     )
-    if synth is None or synth.provenance().get("sha256_lines") != lines:
-        raise InputError(
-            f"calibrate: {emulator.name} did not learn from the shipped line list; test it with "
-            "its own synthesiser by stellarfit.trial.Trial"
-        )
-    return synth
 
 
 def _rows(calibration: Any) -> list[dict[str, Any]]:
     """One a S/N, with every label's coverage."""
+    from .calibration import LEVELS
+
     rows = []
     for snr in sorted(set(calibration.snr.tolist())):
         part = calibration.at(snr)
-        cover = {level: part.coverage(level) for level in (0.5, 0.68, 0.95)}
+        cover = {level: part.coverage(level) for level in LEVELS}
         rows.append(
             {
                 "noise": calibration.noise,
@@ -149,11 +149,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
 def _write_plot(path: Path, found: dict[str, Any]) -> None:
     from matplotlib.figure import Figure
 
-    from emulators.storage import atomic_write
-
     from .calibration_figure import draw_calibration
+    from .report import save_figure
 
     figure = Figure(figsize=(12, 7), layout="constrained")
     draw_calibration(figure, found)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, path, dpi=110)

@@ -43,7 +43,7 @@ def choose(
 
     stars = [_parse_star(text) for text in star or [_SUN]]
     if plot is not None:
-        _check_plot(plot)
+        report.check_plot(plot)
     candidates = None if emulator is None else [load_emulator(name) for name in emulator]
     with Console(stderr=True).status("comparing emulators near the star"):
         choice = choose_emulator(
@@ -70,23 +70,16 @@ def _parse_star(text: str) -> dict[str, float]:
     return dict(parse_pair(pair, complaint) for pair in text.split(","))
 
 
-def _check_plot(path: Path) -> None:
-    from emulators.errors import InputError
-
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"--plot {path}: give a file in a folder that exists")
-
-
 def _write_plot(path: Path, choice: Any) -> None:
     from matplotlib.figure import Figure
 
-    from emulators.storage import atomic_write
     from scaling.choose_figure import draw_choice
+
+    from .report import save_figure
 
     figure = Figure(figsize=(5 * len(choice.stars) + 1, 4), layout="constrained")
     draw_choice(figure, choice)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _print(choice: Any, plot: Path | None, law: str) -> None:

@@ -42,10 +42,19 @@ class AmplitudePrior(NamedTuple):
         ln of the factor on what the held-out stars showed.
     sigma
         Of that logarithm, from star to star and from the law.
+    coherent
+        Of ln of the amplitude of the coherent part beside it, from star to star.
     """
 
     log_factor: float
     sigma: float
+    coherent: float
+
+    @property
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """What `mix` takes: arrays, so that stars of other priors share its compilation."""
+        log_factor, sigma, coherent = map(jnp.asarray, self)
+        return log_factor, sigma, coherent
 
     @property
     def disagrees(self) -> bool:
@@ -103,8 +112,9 @@ def amplitude_prior(
     if noise == "none" or errors is None:
         return None
     scatter = float(errors.amplitude.scatter)
+    coherent = float(errors.coherent.amplitude.scatter)
     if noise == "validation":
-        return AmplitudePrior(0.0, scatter)
+        return AmplitudePrior(0.0, scatter, coherent)
     if law is None:
         law = find_law(emulator)
     elif "label_space" in law.record["notes"] and not _is_of(law, emulator):
@@ -122,7 +132,8 @@ def amplitude_prior(
         )
     mse = law.predict(row["parameters"], row["unique_spectra"], row["spectra_seen"])
     spread = 0.5 * float(np.log(mse.high68 / mse.low68))
-    return AmplitudePrior(float(np.log(mse.value / errors.mse)), float(np.hypot(scatter, spread)))
+    factor = float(np.log(mse.value / errors.mse))
+    return AmplitudePrior(factor, float(np.hypot(scatter, spread)), coherent)
 
 
 class EmulatorError(NamedTuple):
@@ -212,8 +223,7 @@ def mix(
     weight
         Factor on the weight of each pixel; 0 masks it.
     prior
-        Mean and standard deviation of ln of the amplitude, and standard deviation of that of the
-        coherent part.
+        `AmplitudePrior.arrays`.
     """
     center, sigma, coherent = prior
     # So that the mean of the amplitudes, not their logarithm, is what is known.

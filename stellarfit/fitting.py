@@ -12,7 +12,7 @@ from emulators.emulator import load_emulator
 from scaling.law import ScalingLaw
 
 from . import flags as flag_table
-from .emulator_error import amplitude_prior, default_noise
+from .emulator_error import EmulatorError, amplitude_prior, default_noise
 from .flags import Flag, edge_flag
 from .laplace import Laplace, laplace
 from .mask import Mismatch
@@ -247,25 +247,26 @@ def fit(
     problem, mismatch = setup.photons, None
     for _ in range(_ROUNDS):
         values = setup.prior.values(best.position)
+        error = setup.emulator_error(values)
         if robust:
-            mismatch = setup.find_mismatch(values)
-        problem = setup.freeze(values, mismatch)
+            mismatch = setup.find_mismatch(values, error)
+        problem = setup.freeze(values, error, mismatch)
         previous, best = best, maximize(problem, best.position, 0.0, _MAX_STEPS)
         if _moved(previous, best) < _SETTLED:
             break
     # The mode that samplers see lies inside the box also where the MAP is on its edge.
     peak = maximize(problem, best.position, 1.0, _MAX_STEPS)
     gaussian = laplace(peak.position, peak.curvature.hessian)
+    error = setup.emulator_error(setup.prior.values(best.position))
     lesser = [setup.photons]
     if mismatch is not None:
-        values = setup.prior.values(best.position)
-        lesser.append(setup.without_mismatch(values, float(problem.noise.log_amplitude)))
+        lesser.append(setup.without_mismatch(error, float(problem.noise.log_amplitude)))
     # The same place without the mismatch, and with photon noise alone.
     parts = [
         laplace(peak.position, maximize(one, peak.position, 1.0, 1).curvature.hessian)
         for one in lesser
     ]
-    return _report(setup, problem, best, (*parts, gaussian), mismatch, began)
+    return _report(setup, problem, best, error, (*parts, gaussian), mismatch, began)
 
 
 def _search(setup: Setup) -> Optimum:
@@ -291,6 +292,7 @@ def _report(
     setup: Setup,
     problem: Problem,
     best: Optimum,
+    emulator_covariance: EmulatorError | None,
     gaussians: tuple[Laplace, ...],
     mismatch: Mismatch | None,
     began: float,
@@ -314,7 +316,7 @@ def _report(
     by_mismatch = np.sqrt(whole - known)
     systematic = np.hypot(emulator_error, by_mismatch)
     flux, continuum = setup.predict(problem, values)
-    chi2 = setup.chi2(values)
+    chi2 = setup.chi2(values, emulator_covariance)
     dof = len(setup.keep) - len(values) - problem.continuum.degree - 1
     weight = np.zeros(len(spectrum))
     weight[setup.keep] = 1.0 if mismatch is None else mismatch.weight

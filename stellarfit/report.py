@@ -48,19 +48,26 @@ def write_results(
     result = fit if posterior is None else posterior
     seed = None if posterior is None else posterior.seed
     paths = [write_catalog(make_catalog([result], seed=seed), out / "catalog.fits")]
-    paths.append(_save_figure(fit.plot(), out / "fit.png"))
+    paths.append(save_figure(fit.plot(), out / "fit.png"))
     if posterior is not None:
         with atomic_write(out / "posterior.nc") as temporary:
             posterior.to_arviz().to_netcdf(str(temporary))
         paths.append(out / "posterior.nc")
-        paths.append(_save_figure(posterior.plot_corner(truth=truth), out / "corner.png"))
+        paths.append(save_figure(posterior.plot_corner(truth=truth), out / "corner.png"))
     return paths
 
 
-def _save_figure(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path, dpi: Any = "figure") -> Path:
+    """Write a PNG, whole or not at all; by default at the figure's own dots an inch."""
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", dpi=dpi)
     return path
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a ``--plot`` that cannot be written, before there is anything to draw."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"--plot {path}: give a file in a folder that exists")
 
 
 def posterior_to_dict(posterior: Any) -> dict[str, Any]:

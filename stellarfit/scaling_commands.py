@@ -260,11 +260,12 @@ def _write(out: Path, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -
 
     from scaling.figures import draw_coordinates
 
+    from .report import save_figure
+
     with atomic_write(out / "coordinates.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(run) + "\n" for run in _by_step(rows)))
     with atomic_write(out / "slopes.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, allow_nan=False))
     figure = Figure(figsize=(10, 5), layout="constrained")
     draw_coordinates(figure, rows)
-    with atomic_write(out / "coordinates.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    save_figure(figure, out / "coordinates.png", dpi=150)

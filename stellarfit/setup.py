@@ -152,34 +152,39 @@ class Setup:
         return push(self.photons, model, jnp.asarray(values), self.sizes)
 
     def freeze(
-        self, values: Float64[Any, " parameter"], mismatch: Mismatch | None = None
+        self,
+        values: Float64[Any, " parameter"],
+        error: EmulatorError | None,
+        mismatch: Mismatch | None = None,
     ) -> Problem:
-        """The problem with the emulator's error and the mismatch as they are at `values`."""
+        """The problem with the emulator's error and the mismatch as they are at `values`.
+
+        Parameters
+        ----------
+        error
+            `emulator_error` at these values, here as below.
+        """
         variance, weight = self._photon_variance, np.ones(len(self.keep))
         if mismatch is not None:
             variance, weight = variance + mismatch.variance, mismatch.weight
-        error = self.emulator_error(values)
         if error is None or self.amplitude is None:
             nothing = jnp.zeros((len(self.keep), 0))
             noise = NoiseMixture.single(Noise.build(jnp.asarray(weight / variance), nothing))
         else:
-            coherent = self.emulator.error_model.coherent.amplitude.scatter
-            prior = jnp.asarray(self.amplitude.log_factor), jnp.asarray(self.amplitude.sigma)
             noise = mix(
                 self.photons,
                 error,
                 jnp.asarray(values),
                 jnp.asarray(variance),
                 jnp.asarray(weight),
-                (*prior, coherent),
+                self.amplitude.arrays,
             )
         return eqx.tree_at(lambda problem: problem.noise, self.photons, noise)
 
     def without_mismatch(
-        self, values: Float64[Any, " parameter"], log_amplitude: Float64[Any, ""] | float
+        self, error: EmulatorError | None, log_amplitude: Float64[Any, ""] | float
     ) -> Problem:
         """The problem with photon noise and the emulator's error of one amplitude alone."""
-        error = self.emulator_error(values)
         if error is None:
             return self.photons
         variance = self._photon_variance + np.exp(log_amplitude) * error.variance
@@ -187,9 +192,10 @@ class Setup:
         single = NoiseMixture.single(noise)
         return eqx.tree_at(lambda problem: problem.noise, self.photons, single)
 
-    def find_mismatch(self, values: Float64[Any, " parameter"]) -> Mismatch:
+    def find_mismatch(
+        self, values: Float64[Any, " parameter"], error: EmulatorError | None
+    ) -> Mismatch:
         """Apply the rule of `stellarfit.mask` to the residuals at `values`."""
-        error = self.emulator_error(values)
         normalized, continuum = _predict(self.photons, values)
         residual = np.asarray(self.photons.flux - normalized * continuum)
         sensitivity = np.asarray(_sensitivity(self.photons, values) * continuum)
@@ -199,10 +205,10 @@ class Setup:
             variance = variance + np.exp(self.amplitude.log_factor) * whole
         return find_mismatch(residual, variance, sensitivity)
 
-    def chi2(self, values: Float64[Any, " parameter"]) -> float:
+    def chi2(self, values: Float64[Any, " parameter"], error: EmulatorError | None) -> float:
         """Of the residuals at `values`, by photon noise and the emulator's expected covariance."""
         expected = 0.0 if self.amplitude is None else self.amplitude.log_factor
-        problem = self.without_mismatch(values, expected)
+        problem = self.without_mismatch(error, expected)
         normalized, continuum = _predict(problem, values)
         return float(problem.noise.central.chi2(problem.flux - normalized * continuum))
 

@@ -66,6 +66,18 @@ class Whitened(eqx.Module):
     gram: Float64[Array, "node term term"]
     exact_force: bool = eqx.field(static=True, default=False)
 
+    @classmethod
+    def without_expansion(
+        cls,
+        problem: Problem,
+        origin: Float[Array, " parameter"],
+        order: Int[Array, " parameter"],
+        scale: Float[Array, "parameter parameter"],
+    ) -> "Whitened":
+        """Driven by its own force."""
+        nothing = jnp.zeros(1), jnp.zeros((1, 0)), jnp.zeros((1, 0, 0))
+        return cls(problem, origin, order, scale, *nothing, exact_force=True)
+
     def values(self, z: Float[Array, " parameter"]) -> Float64[Array, " parameter"]:
         """The parameters, inside their boxes."""
         return self._build_up(z)[0]
@@ -161,17 +173,8 @@ def _whiten(problem, values):
     covariance = 0.5 * (covariance + covariance.T)
     room = jnp.minimum(origin - prior.lower, prior.upper - origin)
     order = jnp.argsort(room / jnp.sqrt(jnp.diagonal(covariance)))
-    target = Whitened(
-        problem=problem,
-        origin=origin,
-        order=order,
-        scale=jnp.linalg.cholesky(covariance[order][:, order]),
-        offset=jnp.zeros(1),
-        linear=jnp.zeros((1, 0)),
-        gram=jnp.zeros((1, 0, 0)),
-        exact_force=True,
-    )
-    return target, jacobian
+    scale = jnp.linalg.cholesky(covariance[order][:, order])
+    return Whitened.without_expansion(problem, origin, order, scale), jacobian
 
 
 def _terms(standard):
