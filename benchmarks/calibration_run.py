@@ -19,7 +19,7 @@ from stellarfit.trial import Trial
 
 SNRS = (1000.0, 100.0, 300.0, 50.0)
 # Draws of a chain, and how many of them are kept.
-DRAWS = {"law": (240, 60), "none": (100, 2), "white": (100, 2), "validation": (100, 2)}
+DRAWS = {"law": (240, 60), "validation": (240, 60), "none": (100, 2), "white": (100, 2)}
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=float, required=True)
     parser.add_argument("--wavelength", type=float, nargs=2, default=(5150.0, 5250.0))
     parser.add_argument("--stars", type=int, default=104, help="of each S/N")
+    parser.add_argument("--snr", type=float, nargs="+", default=SNRS)
     parser.add_argument("--noise", nargs="+", default=list(DRAWS), choices=list(DRAWS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=500.0)
@@ -41,14 +42,14 @@ def main() -> None:
         lambda wavelength: LTESynthesizer.build(wavelength, emulator.label_space),
         resolution=given.resolution,
         wavelength_range=tuple(given.wavelength),
-        stars=given.stars * len(SNRS),
+        stars=given.stars * len(given.snr),
         seed=given.seed,
     )
     print(f"{len(trial.truth)} stars of {trial.flux.shape[1]} pixels", flush=True)
     for noise in given.noise:
         samples, keep = DRAWS[noise]
         settings = {"num_samples": samples, "keep": keep}
-        trial.run_all(given.out, [noise], SNRS, end=end, tell=print, **settings)
+        trial.run_all(given.out, [noise], given.snr, end=end, tell=print, **settings)
 
 
 if __name__ == "__main__":

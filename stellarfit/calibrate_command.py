@@ -40,8 +40,9 @@ def calibrate(
     from emulators.errors import InputError
 
     from . import report
-    from .calibration import read_parts, recalibrate
+    from .calibration import read_parts
     from .emulator_error import default_noise
+    from .recalibrate import recalibrate
 
     if plot is not None:
         report.check_plot(plot)

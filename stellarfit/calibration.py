@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float64
 from scipy.stats import chisquare
 
 from emulators.bundle import read_bundle, tree_to_arrays, write_bundle
-from emulators.emulator import Emulator
 from emulators.errors import InputError
 from emulators.storage import array_hash
 
@@ -159,61 +157,3 @@ def read_parts(folder: Path) -> dict[str, Calibration]:
     return {
         noise: Calibration.join([part for part in parts if part.noise == noise]) for noise in noises
     }
-
-
-def recalibrate(emulator: Any, found: Calibration) -> Any:
-    """The emulator with the error of each label as fits of synthesised stars showed it.
-
-    The error model is measured to first order in the labels. Where a label changes a spectrum by
-    no more than the emulator errs (oxygen, by the molecules that it takes carbon from), fits go
-    further astray than that: `CoherentError.stretch` is multiplied by the 68th percentile of
-    (mean - truth) / sigma. Test the result on other stars.
-
-    Parameters
-    ----------
-    emulator : Emulator
-    found
-        Of this emulator with this error model, by ``noise="law"`` or ``"validation"``, at an S/N
-        so high that its own error is all that counts.
-
-    Raises
-    ------
-    InputError
-        A calibration of another emulator, of this one with another error model, or of fits that
-        do not use it.
-    """
-    names = emulator.label_space.names
-    if found.emulator != identity(emulator):
-        raise InputError(
-            f"calibrate: the calibration is of {found.emulator}, not of {identity(emulator)}: "
-            "another emulator, or this one with another error model"
-        )
-    if found.noise not in ("law", "validation"):
-        raise InputError(
-            f"calibrate: fits with noise {found.noise!r} do not use the emulator's error model; "
-            "give those of 'law' or 'validation'"
-        )
-    moved = ~found.stuck
-    pulls = np.abs((found.mean - found.truth)[moved] / found.sigma[moved])[:, : len(names)]
-    # The 68th percentile of |z| is 0.994 for a standard normal z.
-    factor = np.quantile(pulls, 0.68, axis=0) / 0.994
-    errors = emulator.error_model
-    errors = eqx.tree_at(
-        lambda model: model.coherent.stretch, errors, errors.coherent.stretch * factor
-    )
-    record = emulator.record
-    record["error_model"] = record.get("error_model", {}) | {
-        "recalibrated_by": {
-            "stars": len(found.snr),
-            "snr": sorted(set(found.snr.tolist())),
-            "factor": dict(zip(names, np.round(factor, 3).tolist(), strict=True)),
-        }
-    }
-    return Emulator(
-        emulator.model,
-        emulator.wavelength_range,
-        emulator.step,
-        errors,
-        record,
-        emulator.name,
-    )

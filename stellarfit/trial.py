@@ -30,7 +30,7 @@ _V_RAD = 1.0  # km/s: a spectrum that was shifted to rest by a survey's velocity
 _PIXELS_PER_FWHM = 3.0
 _CANDIDATES = 256  # labels tried as starting points
 _SYNTHESISED = 32  # at a time
-_LARGEST_PIECE = 26  # stars in lockstep
+_LARGEST_PIECE = 52  # stars in lockstep
 
 
 class Trial:
