@@ -111,7 +111,9 @@ class _Basis(eqx.Module):
 def _basis(by_label, by_velocity, continuum):
     """Project continuum and velocity out, and turn the labels into orthogonal directions."""
     nuisance, _ = jnp.linalg.qr(jnp.concatenate([continuum, by_velocity], axis=1))
+    # Fewer pixels than columns have no direction left for some of them.
     velocity = nuisance[:, continuum.shape[1] :]
+    velocity = jnp.pad(velocity, ((0, 0), (0, by_velocity.shape[1] - velocity.shape[1])))
     projected = by_label - nuisance @ (nuisance.T @ by_label)
     squares, right = jnp.linalg.eigh(projected.T @ projected)
     squares, right = squares[::-1], right[:, ::-1]

@@ -20,6 +20,8 @@ from .model import Problem
 from .optimize import Optimum, maximize
 from .priors import VELOCITIES, make_prior
 from .setup import Setup
+from .spectrum import MaskBit
+from .spikes import find_spikes
 
 _STARTS = 3
 _SCOUT_STEPS = 6
@@ -27,6 +29,8 @@ _MAX_STEPS = 60
 _ROUNDS = 6  # of freezing the noise and fitting again, at most
 _SETTLED = 0.05  # change in units of the error below which a further round is needless
 _EDGE = 0.005  # of the width of the box
+_AIR_TO_VACUUM = 83.0  # km/s, the refractive index of air less one as a velocity
+_SLOW = 30.0  # km/s, what most stars nearby do not exceed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -215,7 +219,8 @@ def fit(
     resolution : float, optional
         Resolving power, where the spectrum does not carry it.
     robust : bool
-        Down-weight pixels that the model describes badly, by the rule of `stellarfit.mask`.
+        Down-weight pixels that the model describes badly, by the rule of `stellarfit.mask`, and
+        leave out those far above the continuum (`stellarfit.spikes`).
 
     Returns
     -------
@@ -234,6 +239,9 @@ def fit(
     prior, held = make_prior(emulator.label_space, fixed, priors)
     if mask is not None:
         spectrum = spectrum.masked(mask)
+    if robust:
+        spikes = find_spikes(spectrum.wavelength, spectrum.flux, spectrum.ivar, spectrum.good)
+        spectrum = spectrum.masked(spikes, MaskBit.SPIKE)
     setup = Setup.build(
         spectrum,
         emulator,
@@ -277,6 +285,11 @@ def _search(setup: Setup) -> Optimum:
     ]
     best = min(scouts, key=lambda optimum: float(optimum.curvature.cost))
     return maximize(setup.photons, best.position, 0.0, _MAX_STEPS)
+
+
+def _is_of_another_medium(v_rad: float) -> bool:
+    """Whether a slow star would have this velocity if air and vacuum had been mixed up [km/s]."""
+    return bool(abs(abs(v_rad) - _AIR_TO_VACUUM) < _SLOW)
 
 
 def _moved(before: Optimum, after: Optimum) -> float:
@@ -343,6 +356,10 @@ def _report(
         flags |= Flag.SYSTEMATIC
     if mismatch is not None and mismatch.scatter > 0:
         flags |= Flag.MISMATCH
+    if MaskBit.SPIKE.name.lower() in spectrum.mask_counts():
+        flags |= Flag.SPIKES
+    if "v_rad" in prior.names and _is_of_another_medium(values[prior.names.index("v_rad")]):
+        flags |= Flag.AIR_VACUUM
     if setup.num_outside:
         flags |= Flag.OUTSIDE
     if setup.amplitude is not None and setup.amplitude.disagrees:

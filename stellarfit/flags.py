@@ -27,6 +27,8 @@ class Flag(enum.IntFlag):
     LOW_ESS = 1 << 18
     LOW_E_BFMI = 1 << 19
     LAW_MISMATCH = 1 << 20
+    SPIKES = 1 << 21
+    AIR_VACUUM = 1 << 22
 
 
 SENTENCES = {
@@ -50,6 +52,8 @@ SENTENCES = {
     Flag.HIGH_R_HAT: "R-hat exceeds 1.01: the chains disagree; sample longer",
     Flag.LOW_ESS: "fewer than 100 effective draws a chain for some parameter; sample longer",
     Flag.LAW_MISMATCH: "the scaling law and held-out spectra disagree by more than a factor 2",
+    Flag.SPIKES: "pixels far above the continuum were left out: cosmic rays, or emission",
+    Flag.AIR_VACUUM: "v_rad is what a slow star would have if air and vacuum were mixed up: check it",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
 }
 
@@ -65,8 +69,9 @@ BAD = (
     | Flag.DIVERGENCES
     | Flag.HIGH_R_HAT
 )
-# That pixels lie outside the emulator is said, but says nothing against the labels.
-WARN = ~BAD & ~Flag.OUTSIDE & Flag((1 << len(Flag)) - 1)
+# These say nothing against the labels.
+HARMLESS = Flag.OUTSIDE | Flag.AIR_VACUUM
+WARN = ~BAD & ~HARMLESS & Flag((1 << len(Flag)) - 1)
 
 _EDGES = {
     "teff": Flag.EDGE_TEFF,

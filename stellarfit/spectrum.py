@@ -25,6 +25,7 @@ class MaskBit(enum.IntFlag):
     DUPLICATE = 8  # repeats the wavelength of its neighbour in the same order
     OUTSIDE = 16  # outside the wavelengths that the emulator (or the user's window) covers
     MODEL = 32  # known, before the fit, to be badly modelled
+    SPIKE = 64  # far above the continuum: a cosmic ray, or emission
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)

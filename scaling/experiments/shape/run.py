@@ -70,7 +70,7 @@ def measure(
     """
     ledger = Ledger(out / "shape.jsonl", KEY, seconds)
     data = data.on_device()
-    defaults = {
+    defaults: dict[str, Any] = {
         "steps": 2000,
         "parametrization": MaximalUpdate(base_width=64),
         "batch_size": 16,
