@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LINE_SPREAD, _COARSER = 1.4, 4.0
 _FWHM = 2.3548200450309493  # of a Gaussian, in sigma
 _CONTINUUM_DEGREE = 3
+# Stars, and the share of a label's range to either side, over which spectra are seen to bend.
+_BENT_STARS, _BEND = 200, 0.15
 # Squared singular values below this, relative to the largest, have no direction in float64.
 _SMALLEST = 1e-11
 
@@ -47,6 +49,9 @@ class CoherentError(eqx.Module):
     exponent
         A share grows with ``(resolved / elements)^exponent`` for a spectrum of other length or
         resolution.
+    share_beyond
+        Along each direction of what else the labels can do to a spectrum, beyond first order. An
+        emulator's errors look like its spectra: it is ten times that of any direction.
     """
 
     amplitude: ErrorAmplitude
@@ -55,6 +60,23 @@ class CoherentError(eqx.Module):
     share_velocity: Float[Array, "2"]
     resolved: Float[Array, ""]
     exponent: Float[Array, ""]
+    share_beyond: Float[Array, ""]
+
+    def floor(
+        self, pixels: Float[Array, ""] | float, resolved: Float[Array, ""] | float
+    ) -> Float[Array, ""]:
+        """Factor on the incoherent variance of a pixel, as a change of the labels sees it.
+
+        Parameters
+        ----------
+        pixels, resolved
+            Pixels that are used, and the resolution elements that they cover.
+        """
+        return jnp.maximum(self._energy(pixels, resolved) * self.share_beyond, 1.0)
+
+    def _energy(self, pixels, resolved):
+        """Of all pixels, each with the variance 1, as the shares count it."""
+        return pixels * (self.resolved / resolved) ** self.exponent
 
     def modes(
         self,
@@ -72,7 +94,8 @@ class CoherentError(eqx.Module):
         labels
             Of the star.
         variance
-            The incoherent part, in all pixels of the spectrum; 0 marks one that is not used.
+            The incoherent part, in all pixels of the spectrum; 0 marks one that is not used. The
+            modes are what the covariance has beside ``floor`` times this.
         by_label
             Derivatives of the model by each label, per unit of it.
         by_velocity
@@ -90,10 +113,12 @@ class CoherentError(eqx.Module):
             weight[:, None] * by_velocity,
             weight[:, None] * continuum,
         )
-        energy = jnp.sum(good) * (self.resolved / resolved) ** self.exponent
-        # The incoherent part has the share 1/pixels of any direction already.
-        size = jnp.sqrt(jnp.maximum(energy * self.amplitude(labels) * self.share - 1, 0.0))
-        velocity = jnp.sqrt(jnp.maximum(energy * self.share_velocity - 1, 0.0))
+        pixels = jnp.sum(good)
+        energy = self._energy(pixels, resolved)
+        # So much the incoherent part has along any direction already.
+        floor = self.floor(pixels, resolved)
+        size = jnp.sqrt(jnp.maximum(energy * self.amplitude(labels) * self.share - floor, 0.0))
+        velocity = jnp.sqrt(jnp.maximum(energy * self.share_velocity - floor, 0.0))
         along = (basis.projected * self.stretch) @ (basis.right * basis.inverse * size)
         modes = jnp.concatenate([along, basis.velocity * velocity], axis=1)
         return modes * jnp.sqrt(variance)[:, None]
@@ -153,8 +178,11 @@ def fit_coherent_error(
         )
         # A broadening adds a second derivative.
         by_velocity = np.stack([by_shift, np.gradient(by_shift)], axis=1)
+        bends = None
+        if star < _BENT_STARS:
+            bends = np.asarray(_bends(model, encoding, labels[star], shift), np.float64)
         for view in views:
-            view.measure(star, by_label * half, by_velocity, flux[:, None] * degree)
+            view.measure(star, by_label * half, by_velocity, flux[:, None] * degree, bends)
     fine, coarse = (view.totals() for view in views)
     return _summary(fine, coarse, labels, space, scaled.shape[1])
 
@@ -168,35 +196,44 @@ class _View:
         deviation = np.sqrt(np.mean(self.residual**2, axis=1))
         self.weight = 1 / np.where(deviation > 0, deviation, 1.0)
         self.rows: list[Any] = []
+        self.beyond: list[Any] = []
 
-    def measure(self, star: int, by_label: Any, by_velocity: Any, continuum: Any) -> None:
-        """Add a star, from what its fit could change."""
+    def measure(
+        self, star: int, by_label: Any, by_velocity: Any, continuum: Any, bends: Any
+    ) -> None:
+        """Add a star, from what its fit could change; bends may be None."""
         columns = self.weight[:, None]
         basis: _Basis = _measure(
             columns * self.smooth(by_label),
             columns * self.smooth(by_velocity),
             columns * self.smooth(continuum),
         )
-        self.rows.append(_project(basis, self.weight * self.residual[:, star]))
+        residual = self.weight * self.residual[:, star]
+        self.rows.append(_project(basis, residual))
+        if bends is not None:
+            nuisance = columns * np.concatenate([continuum, by_velocity, by_label], axis=1)
+            self.beyond.append(_share_beyond(columns * self.smooth(bends), nuisance, residual))
 
     def totals(self) -> "_Totals":
         """Everything in units of the mean energy of a star."""
         *energies, parts, energy = (np.array(column) for column in zip(*self.rows, strict=True))
         scale = max(float(np.mean(energy)), np.finfo(float).tiny)
         along, velocity, error = (one / scale for one in energies)
-        return _Totals(along, velocity, error, parts)
+        return _Totals(along, velocity, error, parts, float(np.mean(self.beyond)))
 
 
 class _Totals(NamedTuple):
     """Of each star: energies along the directions, along the velocities, of each label's error.
 
-    ``parts[star, label, direction]`` is how much of a direction is in a label's error.
+    ``parts[star, label, direction]`` is how much of a direction is in a label's error; `beyond` is
+    the share of a star's energy along one direction in which labels bend its spectrum, their mean.
     """
 
     along: Float64[np.ndarray, "star label"]
     velocity: Float64[np.ndarray, "star 2"]
     error: Float64[np.ndarray, "star label"]
     parts: Float64[np.ndarray, "star label label"]
+    beyond: float
 
 
 @eqx.filter_jit
@@ -206,6 +243,39 @@ def _derivatives(model, encoding, labels, shift):
 
     by_shift = jax.jvp(lambda s: flux(labels, s), (shift,), (jnp.ones_like(shift),))[1]
     return flux(labels, shift), jax.jacfwd(flux)(labels, shift), by_shift
+
+
+@eqx.filter_jit
+def _bends(model, encoding, labels, shift):
+    """Second differences of the flux by each label, [pixel, label]."""
+    space = model.label_space
+    lower, upper = jnp.asarray(space.lower), jnp.asarray(space.upper)
+    step = _BEND * (upper - lower)
+
+    def bend(label):
+        # As near to the star as the box allows.
+        middle = jnp.clip(labels, lower + step, upper - step)
+        middle = jnp.where(jnp.arange(len(labels)) == label, middle, labels)
+        move = jnp.zeros_like(step).at[label].set(step[label])
+        before, at, after = (
+            model.flux_at(middle + sign * move, encoding, shift).astype(jnp.float64)
+            for sign in (-1.0, 0.0, 1.0)
+        )
+        return before - 2 * at + after
+
+    return jax.lax.map(bend, jnp.arange(len(labels))).T
+
+
+def _share_beyond(bends, nuisance, residual):
+    """Mean share of a residual's energy along bends, beyond what the nuisance columns can do."""
+    known, _ = np.linalg.qr(nuisance)
+    left = bends - known @ (known.T @ bends)
+    directions, size, _ = np.linalg.svd(left, full_matrices=False)
+    # What is left of a bend that first order explains is rounding.
+    seen = size**2 > _SMALLEST * np.sum(bends**2)
+    if not seen.any():
+        return 0.0
+    return np.mean((directions[:, seen].T @ residual) ** 2) / (residual @ residual)
 
 
 _measure = jax.jit(_basis)
@@ -236,12 +306,14 @@ def _summary(fine, coarse, labels, space, pixels):
     scatter = np.sqrt(max(float(amplitude.scatter) ** 2 - own, 0.0))
     expected = np.einsum("slk,k,s->sl", fine.parts, share, factor)
     stretch = np.sqrt(np.mean(fine.error / np.where(expected > 0, expected, np.inf), axis=0))
+    resolved = pixels / (_FWHM * _LINE_SPREAD)
     growth = np.log(max(float(coarse.along.mean()), tiny) / max(float(fine.along.mean()), tiny))
     return CoherentError(
         amplitude=eqx.tree_at(lambda a: a.scatter, amplitude, jnp.asarray(scatter)),
         share=jnp.asarray(share),
         stretch=jnp.asarray(np.where(stretch > 0, stretch, 1.0)),
         share_velocity=jnp.asarray(np.mean(fine.velocity, axis=0)),
-        resolved=jnp.asarray(pixels / (_FWHM * _LINE_SPREAD)),
+        resolved=jnp.asarray(resolved),
         exponent=jnp.asarray(max(growth / np.log(_COARSER), 0.0)),
+        share_beyond=jnp.asarray(fine.beyond),
     )

@@ -21,7 +21,7 @@ from .storage import array_hash
 from .transformer_payne import TransformerPayne
 
 _KIND = "emulator"
-_FORMAT = 2
+_FORMAT = 3
 _CHECK_PIXELS = 64
 # Two machines round differently; a wrong weight or a changed formula shows far above this.
 _CHECK_TOLERANCE = 2e-5

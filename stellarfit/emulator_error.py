@@ -141,13 +141,18 @@ class EmulatorError(NamedTuple):
 
     Attributes
     ----------
-    variance, modes
-        ``diag(variance) + modes modes^T``, in the unit of the flux^2.
+    variance
+        Of each pixel, without the coherent part, in the unit of the flux^2.
+    floor
+        Factor on it along whatever the labels can do to the spectrum.
+    modes
+        Columns: a change of the labels sees ``diag(floor variance) + modes modes^T``.
     by_free
         Derivatives of the model by the free parameters, in the unit of the flux.
     """
 
     variance: Float64[Array, " pixel"]
+    floor: Float64[Array, ""]
     modes: Float64[Array, "pixel mode"]
     by_free: Float64[Array, "pixel parameter"]
 
@@ -190,15 +195,17 @@ def push(
     by_velocity = jnp.stack([by_every[:, number], (every(wider) - normalized) * continuum], axis=1)
     broad = _BROADENING * jnp.hypot(v_sini, v_mac) / SPEED_OF_LIGHT
     pixel, line_spread = sizes
+    resolved = jnp.sum(pixel / jnp.hypot(line_spread, broad))
     modes = error_model.coherent.modes(
         labels,
         variance,
         by_every[:, :number],
         by_velocity,
         normalized[:, None] * problem.continuum.basis,
-        jnp.sum(pixel / jnp.hypot(line_spread, broad)),
+        resolved,
     )
-    return EmulatorError(variance, modes, by_every[:, np.array(star.free)])
+    floor = error_model.coherent.floor(len(variance), resolved)
+    return EmulatorError(variance, floor, modes, by_every[:, np.array(star.free)])
 
 
 @eqx.filter_jit
@@ -236,18 +243,24 @@ def mix(
     columns = jnp.concatenate([error.by_free, nuisance], axis=1)
     spread = jnp.concatenate([box, problem.continuum.variance])
 
-    def noise(log_amplitude, log_coherent):
-        variance = photons + jnp.exp(log_amplitude) * error.variance
+    def noise(log_amplitude, log_coherent, floor):
+        floor = jnp.maximum(floor * jnp.exp(log_coherent), 1.0)
+        variance = photons + jnp.exp(log_amplitude) * floor * error.variance
         return Noise.build(
             weight / variance, jnp.exp(0.5 * (log_amplitude + log_coherent)) * error.modes
         )
 
-    def log_posterior(log_amplitude):
-        evidence = noise(log_amplitude, jnp.zeros(())).log_density(residual, columns, spread)
-        return evidence - 0.5 * ((log_amplitude - center) / sigma) ** 2
+    def evidence(noise):
+        """Log of the density with the labels integrated out, to first order."""
+        return noise.log_density(residual, columns, spread)
+
+    def log_posterior(log_amplitude, log_coherent):
+        # How large the residuals are is told by all pixels, each for itself: no floor.
+        told = evidence(noise(log_amplitude, log_coherent, 1.0))
+        return told - 0.5 * ((log_amplitude - center) / sigma) ** 2
 
     grid = center + sigma * jnp.linspace(-_REACH, _REACH, _GRID)
-    chance = jax.nn.softmax(jax.lax.map(log_posterior, grid))
+    chance = jax.nn.softmax(jax.lax.map(lambda x: log_posterior(x, jnp.zeros(())), grid))
     likely = chance @ grid
     # The grid is as fine as a third of the prior; a posterior is not known to be narrower.
     width = jnp.maximum(jnp.sqrt(chance @ (grid - likely) ** 2), 0.5 * (grid[1] - grid[0]))
@@ -256,11 +269,14 @@ def mix(
     share = np.outer(weights, weights).ravel() / (2 * np.pi)
     log_amplitude = likely + width * first
     log_coherent = coherent * second - 0.5 * coherent**2
-    log_weight = (
-        jnp.log(share)
-        + 0.5 * first**2
-        - 0.5 * ((log_amplitude - center) / sigma) ** 2
-        + jnp.log(width / sigma)
-    )
-    components = jax.vmap(noise)(log_amplitude, log_coherent)
-    return NoiseMixture(components, log_weight, noise(likely, jnp.zeros(())), likely)
+
+    def node(both):
+        component = noise(*both, error.floor)
+        return component, log_posterior(*both) - evidence(component)
+
+    components, log_odds = jax.lax.map(node, (log_amplitude, log_coherent))
+    # Each node's posterior of the labels counts by how probable the node is, not by what the
+    # floor does to its density.
+    log_weight = jnp.log(share) + 0.5 * first**2 + log_odds
+    central = noise(likely, jnp.zeros(()), error.floor)
+    return NoiseMixture(components, log_weight - jax.nn.logsumexp(log_weight), central, likely)

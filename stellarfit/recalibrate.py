@@ -32,8 +32,9 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
     So the truths of `found` are taken for draws from Student's t distributions about the posterior
     means, cut off at the label box: each label has a factor on its sigma, all have the same
     degrees of freedom, and both are those of the maximum likelihood. The factors multiply
-    `CoherentError.stretch`; the tails, as a scatter of ln(variance) from star to star, join that
-    of the coherent part's amplitude. Test the result on other stars.
+    `CoherentError.stretch`, the square of their median the `share_beyond` first order; the tails,
+    as a scatter of ln(variance) from star to star, join that of the coherent part's amplitude.
+    Test the result on other stars.
 
     Parameters
     ----------
@@ -77,10 +78,16 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
     # one; the t distribution's is not.
     stretch = errors.coherent.stretch * factor * np.exp(0.5 * (shift + 0.5 * wider))
     scatter = jnp.hypot(errors.coherent.amplitude.scatter, jnp.sqrt(wider))
+    # What a typical label errs more than first order says, it errs beyond first order.
+    beyond = errors.coherent.share_beyond * np.median(factor) ** 2
     errors = eqx.tree_at(
-        lambda model: (model.coherent.stretch, model.coherent.amplitude.scatter),
+        lambda model: (
+            model.coherent.stretch,
+            model.coherent.amplitude.scatter,
+            model.coherent.share_beyond,
+        ),
         errors,
-        (stretch, scatter),
+        (stretch, scatter, beyond),
     )
     record = emulator.record
     record["error_model"] = record.get("error_model", {}) | {

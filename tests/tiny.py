@@ -72,6 +72,7 @@ def tiny_error_model(
             share_velocity=jnp.asarray([0.01, 0.01]),
             resolved=jnp.asarray(len(wavelength) / 3.3),
             exponent=jnp.asarray(0.3),
+            share_beyond=jnp.asarray(4.0 / len(wavelength)),
         ),
     )
 
