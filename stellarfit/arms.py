@@ -72,8 +72,8 @@ class Arms:
 
     @property
     def name(self) -> str:
-        """Of the star; the names of the spectra where they differ."""
-        return " + ".join(dict.fromkeys(one.name for one in self.spectra.values() if one.name))
+        """Of the star, by the first arm that has one."""
+        return next((one.name for one in self.spectra.values() if one.name), "")
 
     @property
     def medium(self) -> str:
