@@ -40,7 +40,13 @@ def combined(v_rad: float, zero_point: float) -> float:
 
 def red_arm(zero_point: float = ZERO, **changes: Any) -> Spectrum:
     """Coarser, in another unit of flux and on a wavelength scale of its own."""
-    given: dict[str, Any] = {"start": 5156.0, "stop": 5162.0, "width": 0.05, "resolution": 28_000.0, "level": 3e-3}
+    given: dict[str, Any] = {
+        "start": 5156.0,
+        "stop": 5162.0,
+        "width": 0.05,
+        "resolution": 28_000.0,
+        "level": 3e-3,
+    }
     velocity = {"v_rad": combined(TRUTH["v_rad"], zero_point)}
     return fake_star(velocity, seed=2, **(given | changes))
 
