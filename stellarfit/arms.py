@@ -138,13 +138,12 @@ class Arms:
         """
         if not isinstance(where, Mapping):
             raise InputError("mask: there are several arms; give a mapping from arms to arrays")
-        where = self.choose("mask", where)
-        arms = Arms(
-            {
-                name: one if where[name] is None else one.marked(where[name], bit)
-                for name, one in self.spectra.items()
-            }
-        )
+        where, spectra = self.choose("mask", where), dict(self.spectra)
+        for name, one in self.spectra.items():
+            if where[name] is not None:
+                with of_arm(name):
+                    spectra[name] = one.marked(where[name], bit)
+        arms = Arms(spectra)
         if not arms.good.any():
             raise InputError(f"mask: no arm of {', '.join(self.spectra)} has a usable pixel")
         return arms
@@ -212,6 +211,9 @@ def list_arms(spectrum: Spectrum | Arms, resolution: Any, degree: Any) -> list[A
         A resolving power that is missing or not positive; an option of an arm that is not there.
     """
     if isinstance(spectrum, Spectrum):
+        for key, given in (("resolution", resolution), ("continuum_degree", degree)):
+            if isinstance(given, Mapping):
+                raise InputError(f"{key}: a mapping by arm for a single spectrum; give a number")
         return [Arm("", spectrum, find_resolution(spectrum, resolution), degree, None)]
     powers = spectrum.choose("resolution", resolution)
     degrees = spectrum.choose("continuum_degree", degree)

@@ -269,7 +269,8 @@ def test_command_line(tmp_path, capsys, monkeypatch, emulator):
         (None, {"resolution": {"red": -2e4}}, "arm red: resolution: give a positive"),
         (None, {"continuum_degree": {"red": -2}}, "arm red: continuum_degree: -2"),
         (None, {"mask": np.zeros(10)}, "mask: there are several arms; give a mapping"),
-        (None, {"mask": {"red": np.zeros(10)}}, r"mask: shape \(10,\) does not match"),
+        (None, {"mask": {"red": np.zeros(10)}}, r"arm red: mask: shape \(10,\) does not match"),
+        (far_arm(), {"resolution": {"red": 2e4}}, "resolution: a mapping by arm for a single"),
     ],
 )
 def test_bad_arms_are_refused_by_name(emulator, spectra, options: dict[str, Any], message):
