@@ -162,7 +162,7 @@ def simulate(emulator: Emulator, num: int) -> Mocks:
         step=fine_step(emulator.step, RESOLUTION), velocities=Velocities(-5.0, 5.0, 10.0, 0.0),
     )  # fmt: skip
     names = (*space.names, "v_rad", "v_sini")
-    star = StarModel.build(emulator, instrument, names, {"v_mac": 0.0})
+    star = StarModel.build(emulator, [(instrument, None)], names, {"v_mac": 0.0})
 
     @eqx.filter_jit
     def synthesise(synth, ln_gf, labels):

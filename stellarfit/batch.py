@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float64, PRNGKeyArray
 
+from emulators.errors import InputError
+
 from .emulator_error import mix, push
 from .model import Problem
 from .noise import Noise, NoiseMixture
@@ -57,7 +59,14 @@ def fit_batch(
         On the pixels that `setup` keeps.
     candidates
         Values to start from; each star takes the three that fit it best.
+
+    Raises
+    ------
+    InputError
+        If `setup` is of several arms.
     """
+    if len(setup.parts) > 1:
+        raise InputError(f"setup: {len(setup.parts)} arms; a batch is of one, fit these by `fit`")
     problem = _with_data(setup.photons, jnp.asarray(flux), jnp.asarray(ivar))
     axes = _axes(problem)
     starts = _best_starts(problem, axes, jnp.asarray(candidates))

@@ -14,6 +14,7 @@ from emulators.errors import InputError
 from emulators.storage import atomic_write
 
 from . import __version__
+from .arms import ZERO_POINT
 
 # Catalogue names of parameters whose name in the model is shorter.
 _COLUMN_NAMES = {"vmic": "v_micro", "v_mac": "v_macro"}
@@ -209,7 +210,7 @@ def _unit(column: str) -> str | None:
     stem = column.removeprefix("e_")
     for ending in (*(f"_{part}" for part in _PARTS), *(f"_p{p}" for p in _PERCENTILES)):
         stem = stem.removesuffix(ending)
-    return _UNITS.get(stem)
+    return "km/s" if stem.startswith(ZERO_POINT) else _UNITS.get(stem)
 
 
 def _header(fits: Sequence[Any], parameters: Sequence[str], seed: int | None) -> dict[str, Any]:

@@ -5,18 +5,16 @@ stdout (with ``--json`` one object, for machines), progress and warnings to stde
 one line on stderr and exit status 2, with nothing written.
 """
 
-import functools
-import inspect
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
 from .calibrate_command import calibrate
 from .choose_command import choose
+from .fit_command import EmulatorName, Json, OutFolder, Seed, fit, sample
 from .sweep_command import sweep
 
 app = typer.Typer(
@@ -29,41 +27,6 @@ app = typer.Typer(
 grid_app = typer.Typer(help="Make or import a grid of synthetic spectra.", no_args_is_help=True)
 app.add_typer(grid_app, name="grid")
 
-File = Annotated[Path, typer.Argument(help="FITS, ECSV or text file.", show_default=False)]
-EmulatorName = Annotated[
-    str | None, typer.Option("--emulator", help="Name or .h5 path; the shipped default otherwise.")
-]
-Medium = Annotated[str | None, typer.Option(help="air or vacuum, unless the file says it.")]
-Resolution = Annotated[float | None, typer.Option(help="Resolving power lambda / FWHM.")]
-Snr = Annotated[float | None, typer.Option(help="S/N a pixel, for files without errors.")]
-Fix = Annotated[
-    list[str] | None, typer.Option(help="Hold a parameter: --fix vmic=1.0. May be repeated.")
-]
-Window = Annotated[
-    tuple[float, float] | None, typer.Option(help="Fit only these vacuum wavelengths [Angstrom].")
-]
-Wavelength = Annotated[str | None, typer.Option(help="Name of the wavelength column.")]
-Flux = Annotated[str | None, typer.Option(help="Name of the flux column.")]
-Ivar = Annotated[str | None, typer.Option(help="Name of the inverse-variance column.")]
-Error = Annotated[str | None, typer.Option(help="Name of the 1-sigma error column.")]
-Mask = Annotated[str | None, typer.Option(help="Name of the mask column; nonzero is bad.")]
-Unit = Annotated[
-    str | None, typer.Option("--wavelength-unit", help="Unit of the wavelengths, such as nm.")
-]
-Format = Annotated[str | None, typer.Option("--format", help="A specutils loader, by name.")]
-Noise = Annotated[
-    str | None,
-    typer.Option(
-        help="Amplitude of the emulator's error: law or validation; none: photons only. "
-        "By default law where one is shipped."
-    ),
-]
-Degree = Annotated[
-    int | None, typer.Option("--continuum-degree", help="Of the marginalised polynomial.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures.")]
-Seed = Annotated[int, typer.Option(help="Of everything random; it is recorded.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
 
@@ -79,112 +42,8 @@ def demo(
     run_demo(out, emulator=emulator, seed=seed)
 
 
-class _Job(NamedTuple):
-    """One spectrum to fit, as the command line says."""
-
-    spectrum: Any
-    emulator: Any
-    options: dict[str, Any]  # of `fit` and `sample` alike
-    out: Path | None
-    json: bool
-
-
-def _job(
-    file: File,
-    medium: Medium = None,
-    resolution: Resolution = None,
-    snr: Snr = None,
-    fix: Fix = None,
-    window: Window = None,
-    emulator: EmulatorName = None,
-    noise: Noise = None,
-    continuum_degree: Degree = None,
-    wavelength: Wavelength = None,
-    flux: Flux = None,
-    ivar: Ivar = None,
-    error: Error = None,
-    mask: Mask = None,
-    wavelength_unit: Unit = None,
-    format: Format = None,
-    out: OutFolder = None,
-    json: Json = False,
-) -> _Job:
-    """Everything that can be refused, before anything is computed or written."""
-    from emulators.emulator import load_emulator
-
-    from .readers import read_spectrum
-    from .report import check_folder
-
-    fixed = _parse_fixed(fix or [])
-    check_folder(out)
-    spectrum = read_spectrum(
-        file, medium=medium, resolution=resolution, snr=snr, wavelength=wavelength, flux=flux,
-        ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
-    )  # fmt: skip
-    if window is not None:
-        spectrum = spectrum.window(*window)
-    options = {"fixed": fixed, "noise": noise, "continuum_degree": continuum_degree}
-    return _Job(spectrum, load_emulator(emulator), options, out, json)
-
-
-def _fits_a_spectrum(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_job` before its own; it is called with the job."""
-    shared = inspect.signature(_job).parameters
-    own = list(inspect.signature(command).parameters.values())[1:]
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        job = _job(**{name: values.pop(name) for name in shared})
-        command(job, **values)
-
-    # what typer reads the options from
-    signature = inspect.Signature([*shared.values(), *own])
-    run.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
-    return run
-
-
-@app.command()
-@_fits_a_spectrum
-def fit(job: _Job) -> None:
-    """Fit one spectrum: the most probable labels and their errors (MAP and Laplace)."""
-    from . import report
-    from .fitting import fit as fit_spectrum
-
-    result = fit_spectrum(job.spectrum, job.emulator, **job.options)
-    if job.out is not None:
-        report.write_results(job.out, result)
-    if job.json:
-        report.print_json(result.to_dict())
-    else:
-        report.print_fit(result, job.out)
-
-
-@app.command()
-@_fits_a_spectrum
-def sample(
-    job: _Job,
-    backend: Annotated[str, typer.Option(help="numpyro, blackjax or blackjax-hmc.")] = "numpyro",
-    chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
-    warmup: Annotated[int | None, typer.Option(help="Warm-up steps a chain.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Kept draws a chain.")] = None,
-    seed: Seed = 0,
-) -> None:
-    """Sample the posterior of one spectrum by NUTS."""
-    from . import report
-    from .sampling import sample as sample_spectrum
-
-    lengths: dict[str, Any] = {"num_warmup": warmup, "num_samples": samples}
-    posterior = sample_spectrum(
-        job.spectrum, job.emulator, backend=backend, num_chains=chains, seed=seed,
-        progress=not job.json, **job.options,
-        **{key: value for key, value in lengths.items() if value is not None},
-    )  # fmt: skip
-    if job.out is not None:
-        report.write_results(job.out, posterior.fit, posterior)
-    if job.json:
-        report.print_json(report.posterior_to_dict(posterior))
-    else:
-        report.print_posterior(posterior, job.out)
+app.command()(fit)
+app.command()(sample)
 
 
 @grid_app.command("generate")
@@ -413,14 +272,6 @@ def _progress_to_stderr() -> None:
     import rich
 
     rich.reconfigure(stderr=True)
-
-
-def _parse_fixed(pairs: list[str]) -> dict[str, float]:
-    from .report import parse_pair
-
-    return dict(
-        parse_pair(pair, f"--fix {pair}: give name=value, such as vmic=1.0") for pair in pairs
-    )
 
 
 def _steps_per_call(checkpoint_every: int) -> int:

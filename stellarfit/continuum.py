@@ -5,10 +5,13 @@ wavelength and coefficients c. It is linear in c, so c has a Gaussian prior and 
 closed form: its columns join the covariance (see `stellarfit.noise`).
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float64
+from scipy.linalg import block_diag
 
 from emulators.errors import InputError
 
@@ -28,7 +31,10 @@ _LARGEST_DEFAULT = 10
 
 
 class Continuum(eqx.Module):
-    """Chebyshev basis on the pixels, scaled to the level of the data, and its prior."""
+    """Chebyshev basis on the pixels, scaled to the level of the data, and its prior.
+
+    Of several arms, one after another, the basis is block diagonal.
+    """
 
     basis: Float64[Array, "pixel coefficient"]
     mean: Float64[Array, " coefficient"]
@@ -64,6 +70,11 @@ class Continuum(eqx.Module):
             variance=jnp.asarray(sigma**2),
         )
 
-    @property
-    def degree(self) -> int:
-        return self.basis.shape[1] - 1
+    @classmethod
+    def join(cls, parts: Sequence["Continuum"]) -> "Continuum":
+        """Of several arms, pixels one after another: each has its own polynomial and level."""
+        return cls(
+            basis=jnp.asarray(block_diag(*(part.basis for part in parts))),
+            mean=jnp.asarray(np.concatenate([part.mean for part in parts])),
+            variance=jnp.asarray(np.concatenate([part.variance for part in parts])),
+        )

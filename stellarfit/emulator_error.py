@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Float64
 from emulators.errors import InputError
 from scaling.law import SHIPPED, ScalingLaw
 
-from .instrument import SPEED_OF_LIGHT, log_shift
+from .instrument import SPEED_OF_LIGHT
 from .noise import Noise, NoiseMixture
 
 NOISES = ("law", "validation", "none")
@@ -166,6 +166,8 @@ def push(
 ) -> EmulatorError:
     """The emulator's error as the star's velocities and the spectrograph change it.
 
+    Its modes run through the pixels of all arms: it errs in the same labels in each of them.
+
     Parameters
     ----------
     problem : Problem
@@ -176,14 +178,14 @@ def push(
         Width of each pixel, and FWHM of its line spread, in ln(wavelength).
     """
     star = problem.star
-    labels, v_rad, v_sini, v_mac = star.split(values)
+    labels, _, v_sini, v_mac = star.split(values)
     normalized = star(values)
     continuum = problem.continuum.basis @ problem.coefficients(normalized)
-    rest = jnp.log(star.instrument.wavelength) + log_shift(v_rad)
+    grids = star.rest_grids(values)
     native = jnp.log(error_model.wavelength)
 
     def see(pattern):
-        return star.instrument(jnp.interp(rest, native, pattern), v_sini, v_mac)
+        return star.observe([jnp.interp(grid, native, pattern) for grid in grids], v_sini, v_mac)
 
     amplitude = error_model.amplitude(labels)
     seen = jax.lax.map(see, error_model.patterns)
@@ -191,7 +193,7 @@ def push(
     every = star.whole
     by_every = jax.jacfwd(every)(star.every(values)) * continuum[:, None]
     number = len(labels)
-    wider = star.every(values).at[-1].set(jnp.hypot(v_mac, _WIDER))
+    wider = star.every(values).at[number + 2].set(jnp.hypot(v_mac, _WIDER))
     by_velocity = jnp.stack([by_every[:, number], (every(wider) - normalized) * continuum], axis=1)
     broad = _BROADENING * jnp.hypot(v_sini, v_mac) / SPEED_OF_LIGHT
     pixel, line_spread = sizes

@@ -12,6 +12,7 @@ from emulators.emulator import load_emulator
 from scaling.law import ScalingLaw
 
 from . import flags as flag_table
+from .arms import Arms
 from .emulator_error import EmulatorError, amplitude_prior, default_noise
 from .flags import Flag, edge_flag
 from .laplace import Laplace, laplace
@@ -20,8 +21,8 @@ from .model import Problem
 from .optimize import Optimum, maximize
 from .priors import VELOCITIES, make_prior
 from .setup import Setup
-from .spectrum import MaskBit
-from .spikes import find_spikes
+from .spectrum import MaskBit, Spectrum
+from .spikes import without_spikes
 
 _STARTS = 3
 _SCOUT_STEPS = 6
@@ -40,7 +41,8 @@ class Fit:
     Attributes
     ----------
     names : tuple of str
-        Free parameters: labels in the emulator's order, then ``v_rad``, ``v_sini``, ``v_mac``.
+        Free parameters: labels in the emulator's order, then ``v_rad``, ``v_sini``, ``v_mac``,
+        then zero points of arms.
     values : [parameter]
         At the maximum of the posterior per unit of the labels (MAP).
     covariance : [parameter, parameter]
@@ -59,12 +61,13 @@ class Fit:
         Bits of `stellarfit.flags.Flag`.
     model_flux, continuum : [pixel]
         On the pixels of `spectrum`, in the unit of its flux; NaN where the model does not reach.
+        ``spectrum.split`` sorts them by arm.
     weight : [pixel]
         Factor on the pixel's weight by the rule of `stellarfit.mask`; 0 where not fitted.
     mismatch : float
         Scatter of log gf found by that rule [dex]; 0 where the model explains the data.
-    spectrum : Spectrum
-        As given, with the pixels that were not fitted marked.
+    spectrum : Spectrum or Arms
+        As given, with the pixels that were not fitted marked; `stellarfit.arms.Arms` of several.
     laplace : Laplace
         The Gaussian in unbounded coordinates that samplers start from.
     problem : Problem
@@ -132,12 +135,24 @@ class Fit:
             }
 
         found = {name: entry(i) for i, name in enumerate(self.names)}
+        spectrum = self.spectrum
         velocities = {
             name: found.pop(name) if name in found else _held_entry(self.fixed[name])
-            for name in VELOCITIES
+            for name in (*VELOCITIES, *_zero_points(spectrum))
         }
+        by_arm = {}
+        if isinstance(spectrum, Arms):
+            by_arm["arms"] = {
+                name: {
+                    "name": one.name,
+                    "num_pixels": int(np.sum(one.good)),
+                    "masked_pixels": one.mask_counts(),
+                    "medium": one.medium,
+                }
+                for name, one in spectrum.spectra.items()
+            }
         return {
-            "name": self.spectrum.name,
+            "name": spectrum.name,
             "labels": found,
             **velocities,
             "fixed": dict(self.fixed),
@@ -146,12 +161,13 @@ class Fit:
             "flags": int(self.flags),
             "flag_names": flag_table.names(self.flags),
             "mismatch": float(self.mismatch),
-            "num_pixels": int(np.sum(self.spectrum.good)),
-            "num_downweighted": int(np.sum(self.spectrum.good & (self.weight < 1))),
-            "masked_pixels": self.spectrum.mask_counts(),
+            "num_pixels": int(np.sum(spectrum.good)),
+            "num_downweighted": int(np.sum(spectrum.good & (self.weight < 1))),
+            "masked_pixels": spectrum.mask_counts(),
             "emulator": {"name": self.emulator.name, "fingerprint": self.emulator.fingerprint},
             "solar_scale": self.emulator.label_space.solar_scale,
-            "medium": self.spectrum.medium,
+            "medium": spectrum.medium,
+            **by_arm,
             "seconds": float(self.seconds),
         }
 
@@ -180,6 +196,10 @@ def _held_entry(value: float) -> dict[str, float]:
     return {"value": float(value), **dict.fromkeys(parts, 0.0)}
 
 
+def _zero_points(spectrum: Any) -> tuple[str, ...]:
+    return spectrum.zero_points if isinstance(spectrum, Arms) else ()
+
+
 def fit(
     spectrum: Any,
     emulator: Any = None,
@@ -188,23 +208,27 @@ def fit(
     priors: Mapping[str, Any] | None = None,
     noise: str | None = None,
     law: ScalingLaw | None = None,
-    continuum_degree: int | None = None,
+    continuum_degree: int | Mapping[str, int] | None = None,
     mask: Any = None,
-    resolution: float | int | None = None,
+    resolution: float | int | Mapping[str, Any] | None = None,
     robust: bool = True,
 ) -> Fit:
-    """Find the most probable labels, velocities and broadening of one spectrum, with errors.
+    """Find the most probable labels, velocities and broadening of one star, with errors.
 
     Parameters
     ----------
-    spectrum : Spectrum
+    spectrum : Spectrum, or several
+        Several are arms that saw one star: a mapping such as ``{"blue": blue, "red": red}``, or a
+        list, where arms are called 1, 2, ... Each keeps its resolving power, unit of flux and
+        continuum. An arm that the emulator cannot model is left out and flagged.
     emulator : Emulator, optional
         The shipped default otherwise.
     fixed : mapping, optional
         Parameters to hold, such as ``{"vmic": 1.0, "v_rad": 0.0}``.
     priors : mapping, optional
         ``numpyro.distributions.Uniform`` or ``Normal`` by name, in place of the defaults of
-        `stellarfit.priors`. ``v_mac`` is held at 0 unless it has one.
+        `stellarfit.priors`. ``v_mac`` is held at 0 unless it has one, and so is
+        ``zero_point_<arm>``, the velocity [km/s] of an arm against that of the first.
     noise : {"law", "validation", "none"}, optional
         Where the amplitude of the emulator's error comes from that joins the photon noise: a
         scaling law, or spectra that the emulator did not see; ``"none"`` leaves the error out. By
@@ -213,11 +237,13 @@ def fit(
     law : ScalingLaw, optional
         Of emulators like this one, in place of the shipped law.
     continuum_degree : int, optional
-        Of the marginalised polynomial; by default one for every 70 Angstrom.
+        Of the marginalised polynomial; by default one for every 70 Angstrom. Of several arms, one
+        for all or a mapping by arm.
     mask : [pixel], optional
-        Nonzero marks further pixels not to be used.
+        Nonzero marks further pixels not to be used. Of several arms, a mapping by arm.
     resolution : float, optional
-        Resolving power, where the spectrum does not carry it.
+        Resolving power, where the spectrum does not carry it. Of several arms, one for all or a
+        mapping by arm.
     robust : bool
         Down-weight pixels that the model describes badly, by the rule of `stellarfit.mask`, and
         leave out those far above the continuum (`stellarfit.spikes`).
@@ -229,19 +255,21 @@ def fit(
     Raises
     ------
     InputError
-        Unknown or out-of-box parameters, no resolution, nothing within the emulator's range.
+        Unknown or out-of-box parameters or arms, no resolution, nothing within the emulator's
+        range in any arm.
     """
     began = time.perf_counter()
     emulator = load_emulator() if emulator is None else emulator
     if noise is None:
         noise = default_noise(emulator) if law is None else "law"
     amplitude = amplitude_prior(emulator, noise, law)
-    prior, held = make_prior(emulator.label_space, fixed, priors)
+    if not isinstance(spectrum, Spectrum):
+        spectrum = Arms.gather(spectrum)
+    prior, held = make_prior(emulator.label_space, fixed, priors, _zero_points(spectrum))
     if mask is not None:
         spectrum = spectrum.masked(mask)
     if robust:
-        spikes = find_spikes(spectrum.wavelength, spectrum.flux, spectrum.ivar, spectrum.good)
-        spectrum = spectrum.masked(spikes, MaskBit.SPIKE)
+        spectrum = without_spikes(spectrum)
     setup = Setup.build(
         spectrum,
         emulator,
@@ -330,7 +358,7 @@ def _report(
     systematic = np.hypot(emulator_error, by_mismatch)
     flux, continuum = setup.predict(problem, values)
     chi2 = setup.chi2(values, emulator_covariance)
-    dof = len(setup.keep) - len(values) - problem.continuum.degree - 1
+    dof = len(setup.keep) - len(values) - len(problem.continuum.mean)
     weight = np.zeros(len(spectrum))
     weight[setup.keep] = 1.0 if mismatch is None else mismatch.weight
 
@@ -362,6 +390,8 @@ def _report(
         flags |= Flag.AIR_VACUUM
     if setup.num_outside:
         flags |= Flag.OUTSIDE
+    if isinstance(spectrum, Arms) and spectrum.unused:
+        flags |= Flag.ARM_UNUSED
     if setup.amplitude is not None and setup.amplitude.disagrees:
         flags |= Flag.LAW_MISMATCH
     if setup.emulator.error_model is None:

@@ -2,6 +2,8 @@
 
 import enum
 
+from .arms import ZERO_POINT
+
 
 class Flag(enum.IntFlag):
     """Bits of `Fit.flags` and `Posterior.flags`; 0 means nothing to report."""
@@ -27,8 +29,9 @@ class Flag(enum.IntFlag):
     LOW_ESS = 1 << 18
     LOW_E_BFMI = 1 << 19
     LAW_MISMATCH = 1 << 20
-    SPIKES = 1 << 21
-    AIR_VACUUM = 1 << 22
+    ARM_UNUSED = 1 << 21
+    SPIKES = 1 << 22
+    AIR_VACUUM = 1 << 23
 
 
 SENTENCES = {
@@ -38,7 +41,7 @@ SENTENCES = {
     Flag.EDGE_FE_H: "fe_h lies on the edge of its range",
     Flag.EDGE_ABUNDANCE: "an abundance ratio lies on the edge of its range",
     Flag.EDGE_VMIC: "vmic lies on the edge of its range",
-    Flag.EDGE_V_RAD: "v_rad lies on the edge of its range",
+    Flag.EDGE_V_RAD: "v_rad, or the zero point of an arm, lies on the edge of its range",
     Flag.EDGE_BROADENING: "v_sini or v_mac lies on the upper edge of its range",
     Flag.BAD_CHI2: "chi^2 per degree of freedom is outside 0.5 .. 2: check errors and model",
     Flag.LOW_SNR: "the median signal-to-noise ratio a pixel is below 10",
@@ -53,7 +56,8 @@ SENTENCES = {
     Flag.LOW_ESS: "fewer than 100 effective draws a chain for some parameter; sample longer",
     Flag.LAW_MISMATCH: "the scaling law and held-out spectra disagree by more than a factor 2",
     Flag.SPIKES: "pixels far above the continuum were left out: cosmic rays, or emission",
-    Flag.AIR_VACUUM: "v_rad is what a slow star would have if air and vacuum were mixed up: check it",
+    Flag.AIR_VACUUM: "v_rad is what a slow star has whose air and vacuum were mixed up: check it",
+    Flag.ARM_UNUSED: "an arm has no pixel that can be fitted; the others were fitted without it",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
 }
 
@@ -86,6 +90,8 @@ _EDGES = {
 
 def edge_flag(name: str) -> Flag:
     """The flag of a parameter that lies on the edge of its range."""
+    if name.startswith(ZERO_POINT):
+        return Flag.EDGE_V_RAD
     return _EDGES.get(name, Flag.EDGE_ABUNDANCE)
 
 

@@ -43,6 +43,7 @@ strong on the whole looks like a star that is metal-poor, which no residual show
 K against 67 K for the Sun): free abundances absorb what the lines of an element have in common.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,17 +84,20 @@ def find_mismatch(
     residual: Float64[np.ndarray, " pixel"],
     variance: Float64[np.ndarray, " pixel"],
     sensitivity: Float64[np.ndarray, " pixel"],
+    arms: Sequence[slice] = (slice(None),),
 ) -> Mismatch:
     """Apply the rule to the residuals of a fit.
 
     Parameters
     ----------
     residual
-        Data minus model, good pixels only, in order of wavelength.
+        Data minus model, good pixels only, in order of wavelength within each arm.
     variance
         Expected variance of each: photon noise and emulator.
     sensitivity
         Change of each pixel's flux for one dex in all line strengths.
+    arms
+        Pixels of each arm: the scatter is the star's, the line widths are an arm's own.
     """
     power = sensitivity**2
 
@@ -109,7 +113,9 @@ def find_mismatch(
     shared = scatter**2 * power
     size = np.abs(residual) / np.sqrt(variance + shared)
     weight = (_LARGEST / np.maximum(size, _LARGEST)) ** 2
-    return Mismatch(scatter, shared * max(_LINE_WIDTHS * _line_width(sensitivity), 1.0), weight)
+    for arm in arms:
+        shared[arm] *= max(_LINE_WIDTHS * _line_width(sensitivity[arm]), 1.0)
+    return Mismatch(scatter, shared, weight)
 
 
 def _line_width(sensitivity):

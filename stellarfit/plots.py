@@ -1,7 +1,8 @@
 """Pictures: the fit with its residuals, its error budget, and the posterior's corner."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,6 +10,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter
+
+from .arms import ZERO_POINT, Arms
 
 _INK, _MODEL, _MASK, _TRUTH = "#20252b", "#d1495b", "#c9ced6", "#1b7f79"
 _SPARED, _UNUSED = "#e08e1b", "#98a1ab"
@@ -34,8 +37,15 @@ def label_text(name: str) -> str:
     """A parameter as astronomers write it: ``mg_fe`` becomes [Mg/Fe]."""
     if name in _TEXT:
         return _TEXT[name]
+    if name.startswith(ZERO_POINT):
+        return f"zero point of {name.removeprefix(ZERO_POINT)}"
     over, _, under = name.partition("_")
     return f"[{over.capitalize()}/{under.capitalize()}]" if under else name
+
+
+def _unit_text(name: str) -> str:
+    unit = "km/s" if name.startswith(ZERO_POINT) else _UNIT.get(name, "")
+    return unit and f" {unit}"
 
 
 def value_text(value: float, error: float) -> str:
@@ -47,7 +57,7 @@ def value_text(value: float, error: float) -> str:
 
 
 def plot_fit(fit: Any) -> Figure:
-    """Data, model and residuals in sigma, in rows of wavelength.
+    """Data, model and residuals in sigma, in rows of wavelength, arm by arm.
 
     Masked pixels are crosses on hatched grey; pixels that the fit down-weighted are amber.
 
@@ -55,31 +65,29 @@ def plot_fit(fit: Any) -> Figure:
     """
     from matplotlib import rc_context
 
-    spectrum = fit.spectrum
-    start, stop = spectrum.wavelength[spectrum.good][[0, -1]]
-    num_rows = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, _MOST_ROWS))
-    edges = np.linspace(start, stop, num_rows + 1)
+    views = _views(fit)
+    most = max(_MOST_ROWS // len(views), 1)
+    rows = [row for view in views for row in _rows(view, most)]
     with rc_context(_STYLE):
         head = 0.65 + 0.25 * np.ceil((len(fit.names) + len(fit.fixed)) / _A_LINE)
-        figure = _figure(13.0, 0.5 + head + 2.55 * num_rows)
+        figure = _figure(13.0, 0.5 + head + 2.55 * len(rows))
         height = figure.get_figheight()
         grid = figure.add_gridspec(
-            num_rows, 1, left=0.055, right=0.985, bottom=0.5 / height,
+            len(rows), 1, left=0.055, right=0.985, bottom=0.5 / height,
             top=1 - head / height, hspace=0.28,
         )  # fmt: skip
-        residual = (spectrum.flux - fit.model_flux) * np.sqrt(spectrum.ivar)
-        low, high = _flux_limits(fit)
-        span = _residual_span(residual[spectrum.good])
-        for row in range(num_rows):
+        for row, (view, start, stop) in enumerate(rows):
+            low, high = _flux_limits(view)
+            span = _residual_span(view.residual[view.spectrum.good])
             pair = grid[row].subgridspec(2, 1, height_ratios=(3, 1), hspace=0.0)
             top = figure.add_subplot(pair[0])
             bottom = figure.add_subplot(pair[1], sharex=top)
-            _draw_row(top, bottom, fit, residual, edges[row], edges[row + 1])
+            _draw_row(top, bottom, view, start, stop)
             top.set_ylim(low, high)
             bottom.set_ylim(-span, span)
-            top.set_ylabel("flux")
+            top.set_ylabel(f"flux, {view.arm}" if view.arm else "flux")
             bottom.set_ylabel("resid. [σ]")
-            if row == num_rows - 1:
+            if row == len(rows) - 1:
                 bottom.set_xlabel("vacuum wavelength [Å]")
         _headline(figure, fit, height)
     return figure
@@ -167,9 +175,40 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _flux_limits(fit: Any) -> tuple[float, float]:
-    good = fit.spectrum.good
-    shown = np.concatenate([fit.spectrum.flux[good], fit.model_flux[good]])
+class _View(NamedTuple):
+    """What is drawn of one arm, or of a spectrum that is the only one."""
+
+    arm: str
+    spectrum: Any
+    model_flux: np.ndarray
+    weight: np.ndarray
+    residual: np.ndarray
+
+
+def _views(fit: Any) -> list[_View]:
+    """Arms without a good pixel are left out."""
+    spectrum = fit.spectrum
+    residual = (spectrum.flux - fit.model_flux) * np.sqrt(spectrum.ivar)
+    arrays = (fit.model_flux, fit.weight, residual)
+    if not isinstance(spectrum, Arms):
+        return [_View("", spectrum, *arrays)]
+    model, weight, residual = (spectrum.split(array) for array in arrays)
+    return [
+        _View(name, one, model[name], weight[name], residual[name])
+        for name, one in spectrum.spectra.items()
+        if name not in spectrum.unused
+    ]
+
+
+def _rows(view: _View, most: int) -> list[tuple[_View, float, float]]:
+    start, stop = view.spectrum.wavelength[view.spectrum.good][[0, -1]]
+    number = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, most))
+    return [(view, low, high) for low, high in pairwise(np.linspace(start, stop, number + 1))]
+
+
+def _flux_limits(view: _View) -> tuple[float, float]:
+    good = view.spectrum.good
+    shown = np.concatenate([view.spectrum.flux[good], view.model_flux[good]])
     low, high = np.percentile(shown[np.isfinite(shown)], [0.05, 99.9])
     return low - 0.06 * (high - low), high + 0.10 * (high - low)
 
@@ -178,8 +217,8 @@ def _residual_span(residual: np.ndarray) -> float:
     return float(np.clip(1.25 * np.percentile(np.abs(residual), 99.5), 4.0, 40.0))
 
 
-def _draw_row(top, bottom, fit, residual, start, stop) -> None:
-    spectrum = fit.spectrum
+def _draw_row(top, bottom, view, start, stop) -> None:
+    spectrum, residual = view.spectrum, view.residual
     wavelength, good = spectrum.wavelength, spectrum.good
     for axes in (top, bottom):
         axes.set_xlim(start, stop)
@@ -189,10 +228,10 @@ def _draw_row(top, bottom, fit, residual, start, stop) -> None:
     shown = (wavelength >= start) & (wavelength <= stop)
     used, unused = shown & good, shown & ~good & np.isfinite(spectrum.flux)
     top.plot(wavelength[used], spectrum.flux[used], ".", color=_INK, ms=2.8, mew=0)
-    spared = used & (fit.weight < 1)
+    spared = used & (view.weight < 1)
     top.plot(wavelength[spared], spectrum.flux[spared], ".", color=_SPARED, ms=3.4, mew=0)
     top.plot(wavelength[unused], spectrum.flux[unused], "x", color=_UNUSED, ms=2.8, mew=0.6)
-    line = np.where(shown, fit.model_flux, np.nan)[shown]
+    line = np.where(shown, view.model_flux, np.nan)[shown]
     top.plot(wavelength[shown], line, color=_MODEL, lw=1.0)
     bottom.axhline(0, color=_MODEL, lw=0.8)
     for level in (-3, 3):
@@ -219,8 +258,7 @@ def _bad_spans(wavelength, width, good, start, stop) -> list[tuple[float, float]
 def _headline(figure, fit, height) -> None:
     """The star, and a line of labels under it."""
     parts = [
-        f"{label_text(name)} = {value_text(value, error)}"
-        + (f" {_UNIT[name]}" if name in _UNIT else "")
+        f"{label_text(name)} = {value_text(value, error)}" + _unit_text(name)
         for name, value, error in zip(fit.names, fit.values, fit.error, strict=True)
     ]
     parts += [f"{label_text(name)} = {value:g} (fixed)" for name, value in fit.fixed.items()]
@@ -255,8 +293,8 @@ def _draw_marginal(axes, draws, name, small) -> None:
     for value in (low, high):
         axes.axvline(value, color="#3d5a80", lw=0.7, ls=(0, (3, 2)))
     axes.set_ylim(0, 1.15 * smooth.max())
-    unit = f" {_UNIT[name]}" if name in _UNIT else ""
-    axes.set_title(f"{value_text(middle, (high - low) / 2)}{unit}", fontsize=small + 0.5, pad=3)
+    text = value_text(middle, (high - low) / 2) + _unit_text(name)
+    axes.set_title(text, fontsize=small + 0.5, pad=3)
 
 
 def _draw_pair(axes, x, y, x_range, y_range) -> None:

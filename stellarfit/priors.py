@@ -14,9 +14,11 @@ v_sini
     Uniform in 0 .. 100 km/s.
 v_mac
     Held at 0: at moderate resolution it does the same as v_sini. Give it a prior to free it.
+zero_point_<arm>
+    Held at 0 for every arm but the first, which has none. Give it a prior to free it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -29,11 +31,14 @@ from jaxtyping import Array, ArrayLike, Float, Float64
 from emulators.errors import InputError
 from emulators.labels import LabelSpace
 
+from .arms import ZERO_POINT
+
 VELOCITIES = ("v_rad", "v_sini", "v_mac")
 # What may be asked for at all [km/s], and what is assumed where nothing is said.
 _LIMITS = {"v_rad": (-3000.0, 3000.0), "v_sini": (0.0, 500.0), "v_mac": (0.0, 100.0)}
 _DEFAULTS = {"v_rad": (-300.0, 300.0), "v_sini": (0.0, 100.0)}
 _HELD = {"v_mac": 0.0}
+_ZERO_POINT_LIMITS = (-100.0, 100.0)
 
 
 class Prior(eqx.Module):
@@ -95,6 +100,7 @@ def make_prior(
     label_space: LabelSpace,
     fixed: Mapping[str, float | int] | None = None,
     priors: Mapping[str, Any] | None = None,
+    zero_points: Sequence[str] = (),
 ) -> tuple[Prior, dict[str, float]]:
     """Sort parameters into free ones with a prior and fixed ones with a value.
 
@@ -106,17 +112,21 @@ def make_prior(
         Values to hold, by name.
     priors
         ``numpyro.distributions.Uniform`` or ``Normal`` by name; cut off at the parameter's box.
+    zero_points
+        Names of the velocity zero points, of which there is one for every arm but the first.
 
     Returns
     -------
     Prior
-        Of the free parameters: labels in the emulator's order, then v_rad, v_sini, v_mac.
+        Of the free parameters: labels in the emulator's order, then v_rad, v_sini, v_mac, then
+        zero points.
     dict
         Values of the fixed ones.
     """
     fixed, priors = dict(fixed or {}), dict(priors or {})
     box = zip(label_space.lower, label_space.upper, strict=True)
     limits = dict(zip(label_space.names, box, strict=True)) | _LIMITS
+    limits |= dict.fromkeys(zero_points, _ZERO_POINT_LIMITS)
     for key, names in (("fixed", fixed), ("priors", priors)):
         for name in names:
             if name not in limits:
@@ -127,7 +137,8 @@ def make_prior(
         low, high = limits[name]
         if not low <= float(value) <= high:  # also refuses NaN
             raise InputError(f"fixed: {name} = {value:g} is outside {low:g} .. {high:g}")
-    held = {name: value for name, value in _HELD.items() if name not in priors} | fixed
+    usually = _HELD | dict.fromkeys(zero_points, 0.0)
+    held = {name: value for name, value in usually.items() if name not in priors} | fixed
     free = [name for name in limits if name not in held]
     if not free:
         raise InputError("fixed: every parameter is fixed; leave at least one free")
@@ -156,7 +167,7 @@ def _row(name, prior, limits):
         mean, sigma = _number(prior.loc), _number(prior.scale)
         if not low <= mean <= high:
             raise InputError(f"priors: {name} has mean {mean:g}, outside {low:g} .. {high:g}")
-        if name in _DEFAULTS:
+        if name in _DEFAULTS or name.startswith(ZERO_POINT):
             # The box sets the margins of the wavelength grid: no wider than needed.
             low, high = max(low, mean - 8 * sigma), min(high, mean + 8 * sigma)
         return low, high, mean, sigma**-2

@@ -13,6 +13,7 @@ from emulators.errors import InputError
 from emulators.storage import atomic_write
 
 from . import flags as flag_table
+from .arms import Arms
 
 
 def check_folder(out: Path | None) -> None:
@@ -182,10 +183,12 @@ def decimals(error: float) -> int:
 def _print_closing(fit: Any, flags: int, out: Path | None) -> None:
     spectrum = fit.spectrum
     print(f"{spectrum.name}: chi2/dof = {fit.chi2:.0f}/{fit.dof}, {fit.seconds:.1f} s")
+    arms = spectrum.spectra.items() if isinstance(spectrum, Arms) else ()
+    by_arm = ", ".join(f"{name} {int(one.good.sum())}" for name, one in arms)
     print(
-        f"{int(spectrum.good.sum())} pixels fitted, wavelengths given in {spectrum.medium}; "
-        f"emulator {fit.emulator.name} ({fit.emulator.fingerprint}), solar scale "
-        f"{fit.emulator.label_space.solar_scale}"
+        f"{int(spectrum.good.sum())} pixels fitted{by_arm and f' ({by_arm})'}, "
+        f"wavelengths given in {spectrum.medium}; emulator {fit.emulator.name} "
+        f"({fit.emulator.fingerprint}), solar scale {fit.emulator.label_space.solar_scale}"
     )
     for sentence in flag_table.describe(flags):
         print(f"flag: {sentence}")

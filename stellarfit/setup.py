@@ -1,7 +1,8 @@
-"""From a spectrum and an emulator to a problem that can be optimised and sampled."""
+"""From spectra and an emulator to a problem that can be optimised and sampled."""
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,9 +12,10 @@ from jaxtyping import Float64, Int
 
 from emulators.errors import InputError
 
+from .arms import Arms, list_arms, of_arm, select_arms
 from .continuum import Continuum
 from .emulator_error import AmplitudePrior, EmulatorError, mix, push
-from .instrument import Instrument, Velocities, fine_step, inside
+from .instrument import SPEED_OF_LIGHT, Instrument, Velocities, fine_step, inside
 from .mask import Mismatch, find_mismatch
 from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
@@ -26,11 +28,11 @@ _WINDOW = 50.0  # km/s on either side of the first guess, in which v_rad is then
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A spectrum prepared for an emulator.
+    """A spectrum, or several arms, prepared for an emulator.
 
     Attributes
     ----------
-    spectrum : Spectrum
+    spectrum : Spectrum or Arms
         With the pixels that the emulator cannot reach marked ``OUTSIDE``.
     keep : [good]
         Indices of the pixels that are fitted.
@@ -42,6 +44,8 @@ class Setup:
         Starting values, best first.
     photons : Problem
         With photon noise only.
+    parts : tuple of slice
+        Which of the fitted pixels belong to each arm that is used.
     num_outside : int
         Good pixels that the emulator cannot reach.
     amplitude : AmplitudePrior or None
@@ -57,6 +61,7 @@ class Setup:
     held: dict[str, float]
     starts: Float64[np.ndarray, "start parameter"]
     photons: Problem
+    parts: tuple[slice, ...]
     num_outside: int
     amplitude: AmplitudePrior | None
     sizes: tuple[Any, Any]
@@ -70,63 +75,60 @@ class Setup:
         held: dict[str, float],
         *,
         resolution: Any = None,
-        continuum_degree: int | None = None,
+        continuum_degree: Any = None,
         amplitude: AmplitudePrior | None = None,
     ) -> "Setup":
         """Check, find the velocity, choose the pixels and lay out the arrays.
 
         Parameters
         ----------
+        spectrum : Spectrum or Arms
         prior, held
             From `stellarfit.priors.make_prior`.
         resolution
-            Resolving power; by default the spectrum's own.
+            Resolving power; by default the spectrum's own. Of arms, one for all or a mapping.
         continuum_degree
-            See `Continuum.build`.
+            See `Continuum.build`. Of arms, one for all or a mapping.
         amplitude
             Of the emulator's error, which `freeze` adds; None for photon noise alone.
+
+        Raises
+        ------
+        InputError
+            No resolving power, no pixel that the emulator can model, no positive continuum.
         """
-        resolution = _resolution(spectrum, resolution)
-        _check_overlap(spectrum, emulator)
-        guess = first_guess(spectrum, emulator, prior, held, resolution)
+        arms = list_arms(spectrum, resolution, continuum_degree)
+        near, _ = select_arms(arms, lambda arm: _check_overlap(arm.spectrum, emulator))
+        guess = first_guess(near, emulator, prior, held)
         if "v_rad" in prior.names:
             prior = prior.narrowed("v_rad", guess.v_rad - _WINDOW, guess.v_rad + _WINDOW)
-        step = fine_step(emulator.step, resolution)
-        velocities = _velocities(prior, held)
-        usable = inside(
-            spectrum.wavelength,
-            spectrum.width,
-            resolution,
-            step=step,
-            velocities=velocities,
-            limits=emulator.wavelength_range,
-        )
-        num_outside = int(np.sum(spectrum.good & ~usable))
-        spectrum = spectrum.masked(~usable, MaskBit.OUTSIDE)  # refuses if nothing is left
-        keep = np.flatnonzero(spectrum.good)
-        wavelength, flux = spectrum.wavelength[keep], spectrum.flux[keep]
-        if isinstance(resolution, np.ndarray):
-            resolution = resolution[keep]
-        instrument = Instrument.build(
-            wavelength,
-            spectrum.width[keep],
-            resolution,
-            step=step,
-            velocities=velocities,
-        )
-        level = float(np.percentile(flux, 90))
-        if not level > 0:
-            raise InputError(
-                f"flux: the 90th percentile of the good pixels is {level:g}; a spectrum to be "
-                "fitted has a positive continuum"
+        used, spectra = select_arms(near, lambda arm: _reach(arm, emulator, prior, held))
+        seen = {arm.name: one for arm, one in zip(used, spectra, strict=True)}
+        num_good = int(np.sum(spectrum.good))
+        if isinstance(spectrum, Arms):
+            spectrum = Arms(
+                {
+                    name: seen[name] if name in seen else one.marked(one.good, MaskBit.OUTSIDE)
+                    for name, one in spectrum.spectra.items()
+                }
             )
+        else:
+            spectrum = seen[""]
+        views = [_View.build(arm, seen[arm.name], emulator, prior, held) for arm in used]
+        keep = np.flatnonzero(spectrum.good)
+        ends = np.cumsum([len(view.flux) for view in views]).tolist()
         ivar = jnp.asarray(spectrum.ivar[keep])
         problem = Problem(
-            star=StarModel.build(emulator, instrument, prior.names, held),
+            star=StarModel.build(
+                emulator,
+                [(v.instrument, arm.zero_point) for arm, v in zip(used, views, strict=True)],
+                prior.names,
+                held,
+            ),
             prior=prior,
-            continuum=Continuum.build(wavelength, level, continuum_degree),
+            continuum=Continuum.join([view.continuum for view in views]),
             noise=NoiseMixture.single(Noise.build(ivar, jnp.zeros((len(keep), 0)))),
-            flux=jnp.asarray(flux),
+            flux=jnp.asarray(spectrum.flux[keep]),
         )
         return cls(
             spectrum=spectrum,
@@ -136,11 +138,12 @@ class Setup:
             held=held,
             starts=guess.values,
             photons=problem,
-            num_outside=num_outside,
+            parts=tuple(slice(first, last) for first, last in itertools.pairwise([0, *ends])),
+            num_outside=num_good - len(keep),
             amplitude=amplitude,
             sizes=(
-                jnp.asarray(spectrum.width[keep] / wavelength),
-                jnp.broadcast_to(1 / jnp.asarray(resolution), (len(keep),)),
+                jnp.asarray(spectrum.width[keep] / spectrum.wavelength[keep]),
+                jnp.asarray(np.concatenate([view.line_spread for view in views])),
             ),
         )
 
@@ -203,7 +206,7 @@ class Setup:
         if error is not None and self.amplitude is not None:
             whole = np.asarray(error.variance + jnp.sum(error.modes**2, axis=1))
             variance = variance + np.exp(self.amplitude.log_factor) * whole
-        return find_mismatch(residual, variance, sensitivity)
+        return find_mismatch(residual, variance, sensitivity, self.parts)
 
     def chi2(self, values: Float64[Any, " parameter"], error: EmulatorError | None) -> float:
         """Of the residuals at `values`, by photon noise and the emulator's expected covariance."""
@@ -227,6 +230,57 @@ class Setup:
         return 1 / self.spectrum.ivar[self.keep]
 
 
+class _View(NamedTuple):
+    """One arm's pixels that are fitted, and what is fixed of their model."""
+
+    flux: Float64[np.ndarray, " good"]
+    instrument: Instrument
+    continuum: Continuum
+    line_spread: Float64[np.ndarray, " good"]  # FWHM in ln(wavelength)
+
+    @classmethod
+    def build(cls, arm, spectrum, emulator, prior, held):
+        """Of an arm's pixels that `_reach` left."""
+        keep = np.flatnonzero(spectrum.good)
+        wavelength, flux = spectrum.wavelength[keep], spectrum.flux[keep]
+        resolution = arm.resolution
+        if isinstance(resolution, np.ndarray):
+            resolution = resolution[keep]
+        instrument = Instrument.build(
+            wavelength,
+            spectrum.width[keep],
+            resolution,
+            step=fine_step(emulator.step, arm.resolution),
+            velocities=_velocities(prior, held, arm.zero_point),
+        )
+        with of_arm(arm.name):
+            level = float(np.percentile(flux, 90))
+            if not level > 0:
+                raise InputError(
+                    f"flux: the 90th percentile of the good pixels is {level:g}; a spectrum to be "
+                    "fitted has a positive continuum"
+                )
+            continuum = Continuum.build(wavelength, level, arm.degree)
+        line_spread = np.broadcast_to(1 / np.asarray(resolution), (len(keep),))
+        return cls(flux, instrument, continuum, line_spread)
+
+
+def _reach(arm, emulator, prior, held):
+    """The spectrum with the pixels marked that the emulator cannot reach.
+
+    Refuses an arm that has no other.
+    """
+    usable = inside(
+        arm.spectrum.wavelength,
+        arm.spectrum.width,
+        arm.resolution,
+        step=fine_step(emulator.step, arm.resolution),
+        velocities=_velocities(prior, held, arm.zero_point),
+        limits=emulator.wavelength_range,
+    )
+    return arm.spectrum.masked(~usable, MaskBit.OUTSIDE)
+
+
 @eqx.filter_jit
 def _predict(problem, values):
     normalized = problem.star(values)
@@ -247,23 +301,8 @@ def _sensitivity(problem, values):
     return jax.jvp(star.whole, (every,), (direction,))[1]
 
 
-def _resolution(spectrum, resolution):
-    """A positive resolving power: a number, or one a pixel."""
-    resolution = spectrum.resolution if resolution is None else resolution
-    if resolution is None:
-        raise InputError(
-            "resolution: the spectrum does not carry its resolving power; give resolution= "
-            "(--resolution), lambda / FWHM"
-        )
-    array = np.asarray(resolution, np.float64)
-    if array.shape not in ((), (len(spectrum),)):
-        raise InputError(f"resolution: shape {array.shape}; give one number or one a pixel")
-    if not (np.isfinite(array).all() and (array > 0).all()):
-        raise InputError("resolution: give a positive resolving power lambda / FWHM")
-    return array if array.ndim else float(array)
-
-
 def _check_overlap(spectrum, emulator):
+    spectrum.check_good()
     low, high = emulator.wavelength_range
     wavelength = spectrum.wavelength[spectrum.good]
     if not ((wavelength > low) & (wavelength < high)).any():
@@ -273,7 +312,7 @@ def _check_overlap(spectrum, emulator):
         )
 
 
-def _velocities(prior, held):
+def _velocities(prior, held, zero_point):
     def ends(name):
         if name in prior.names:
             i = prior.names.index(name)
@@ -281,4 +320,8 @@ def _velocities(prior, held):
         return held[name], held[name]
 
     v_rad = ends("v_rad")
+    if zero_point is not None:
+        # Both multiply wavelengths.
+        pairs = zip(v_rad, ends(zero_point), strict=True)
+        v_rad = [v + zero + v * zero / SPEED_OF_LIGHT for v, zero in pairs]
     return Velocities(v_rad[0], v_rad[1], ends("v_sini")[1], ends("v_mac")[1])

@@ -154,7 +154,7 @@ class Spectrum:
             "meta": dict(meta or {}),
         }.items():
             object.__setattr__(self, key, value)
-        self._check_good()
+        self.check_good()
 
     def __repr__(self) -> str:
         return (
@@ -178,13 +178,18 @@ class Spectrum:
 
     def masked(self, where: Any, bit: MaskBit = MaskBit.USER) -> "Spectrum":
         """Return a copy with `bit` set on the pixels where `where` is true."""
+        other = self.marked(where, bit)
+        other.check_good()
+        return other
+
+    def marked(self, where: Any, bit: MaskBit = MaskBit.USER) -> "Spectrum":
+        """As `masked`, though no good pixel may be left: for one arm of several."""
         where = np.asarray(where)
         _same_length(where, len(self), "mask")
         other = copy.copy(self)
         mask = self.mask.copy()
         mask[where != 0] |= int(bit)
         object.__setattr__(other, "mask", mask)
-        other._check_good()
         return other
 
     def window(self, start: float | int, stop: float | int) -> "Spectrum":
@@ -202,13 +207,14 @@ class Spectrum:
         counts = {bit.name.lower(): int(np.sum(self.mask & bit > 0)) for bit in MaskBit if bit.name}
         return {name: count for name, count in counts.items() if count}
 
-    def _describe_range(self) -> str:
-        return f"{self.wavelength[0]:.1f} .. {self.wavelength[-1]:.1f} Angstrom"
-
-    def _check_good(self):
+    def check_good(self) -> None:
+        """Refuse a spectrum without a good pixel, and say why it has none."""
         if not self.good.any():
             reasons = ", ".join(f"{name} {count}" for name, count in self.mask_counts().items())
             raise InputError(f"mask: none of {len(self)} pixels is usable ({reasons})")
+
+    def _describe_range(self) -> str:
+        return f"{self.wavelength[0]:.1f} .. {self.wavelength[-1]:.1f} Angstrom"
 
 
 def _vector(values: Any, what: str, unit: str | None = None) -> np.ndarray:

@@ -1,9 +1,13 @@
 """Pixels far above the continuum: cosmic rays and emission, which no absorption spectrum has."""
 
-import numpy as np
-from jaxtyping import Bool, Float64
+from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
+from .arms import Arms
 from .instrument import SPEED_OF_LIGHT
+from .spectrum import MaskBit, Spectrum
 
 # The continuum about a pixel: this percentile of the flux within this many km/s on either side,
 # wider than any line of a star that is fitted.
@@ -14,24 +18,21 @@ _FACTOR, _SIGMA = 1.3, 8.0
 _FEET = 3.0
 
 
-def find_spikes(
-    wavelength: Float64[np.ndarray, " pixel"],
-    flux: Float64[np.ndarray, " pixel"],
-    ivar: Float64[np.ndarray, " pixel"],
-    good: Bool[np.ndarray, " pixel"],
-) -> Bool[np.ndarray, " pixel"]:
-    """Which good pixels are spikes.
+def without_spikes(spectrum: Any) -> Any:
+    """The spectrum, or the arms, with the spikes of each marked ``SPIKE``."""
+    if not isinstance(spectrum, Arms):
+        return spectrum.masked(find_spikes(spectrum), MaskBit.SPIKE)
+    spikes = {name: find_spikes(one) for name, one in spectrum.spectra.items()}
+    return spectrum.masked(spikes, MaskBit.SPIKE)
 
-    Parameters
-    ----------
-    wavelength
-        Ascending [Angstrom].
-    flux, ivar, good
-        As in `Spectrum`.
-    """
-    spikes = np.zeros(len(flux), bool)
-    where = np.flatnonzero(good)
-    velocity = np.log(wavelength[where]) * SPEED_OF_LIGHT
+
+def find_spikes(spectrum: Spectrum) -> Bool[np.ndarray, " pixel"]:
+    """Which good pixels of a spectrum are spikes."""
+    flux, spikes = spectrum.flux, np.zeros(len(spectrum), bool)
+    where = np.flatnonzero(spectrum.good)
+    if not where.size:
+        return spikes
+    velocity = np.log(spectrum.wavelength[where]) * SPEED_OF_LIGHT
     centers = np.arange(velocity[0], velocity[-1] + _REACH / 4, _REACH / 4)
     first = np.searchsorted(velocity, centers - _REACH)
     last = np.searchsorted(velocity, centers + _REACH)
@@ -41,7 +42,7 @@ def find_spikes(
         for a, b in zip(first[some], last[some], strict=True)
     ]
     level = np.interp(velocity, centers[some], levels)
-    excess = (flux[where] - level) * np.sqrt(ivar[where])
+    excess = (flux[where] - level) * np.sqrt(spectrum.ivar[where])
     high = (excess > _SIGMA) & (flux[where] > _FACTOR * level)
     beside = np.zeros_like(high)
     beside[1:] |= high[:-1]

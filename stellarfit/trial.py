@@ -93,7 +93,7 @@ class Trial:
 
     def _synthesise(self, make):
         """What the spectrograph sees of the synthesiser's spectra, without noise."""
-        instrument = self.setup("none").photons.star.instrument
+        instrument = self.setup("none").photons.star.arms[0].instrument
         synth = make(np.asarray(instrument.wavelength))
         still = jnp.zeros(())
         see = eqx.filter_jit(

@@ -5,6 +5,7 @@ optimiser must start in the right one. Here each template is tried at every velo
 with the continuum marginalised, on a coarse grid where a velocity is a whole number of bins.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,8 +16,9 @@ from jaxtyping import Float64
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import qmc
 
+from .arms import ZERO_POINT, Arm
 from .instrument import SPEED_OF_LIGHT
-from .priors import Prior
+from .priors import VELOCITIES, Prior
 
 _NUM_TEMPLATES = 64  # a power of two keeps the Sobol sequence balanced
 _TYPICAL_V_SINI = 6.0  # km/s
@@ -31,24 +33,17 @@ class Guess(NamedTuple):
 
 
 def first_guess(
-    spectrum: Any,
-    emulator: Any,
-    prior: Prior,
-    fixed: dict[str, float],
-    resolution: float | Float64[np.ndarray, " pixel"],
-    *,
-    seed: int = 0,
+    arms: Sequence[Arm], emulator: Any, prior: Prior, fixed: dict[str, float], *, seed: int = 0
 ) -> Guess:
     """Rank templates spread over the prior by how well they match at their best velocity.
 
     Parameters
     ----------
-    spectrum : Spectrum
+    arms
+        Spectra; the median of the resolving power of each blurs the templates.
     emulator : Emulator
     prior, fixed
         Abundance ratios stay at the middle of their priors, or at 0 where that is inside.
-    resolution
-        Resolving power; its median blurs the templates.
     seed
         Of the Sobol sequence of templates.
     """
@@ -68,18 +63,26 @@ def first_guess(
     count = int((high - low) / step) + 1
     grid = np.exp(low + step * np.arange(count))
     depth = 1 - np.asarray(_evaluate(emulator, jnp.asarray(labels), jnp.asarray(grid)), np.float64)
-    line_spread = 1 / (_FWHM * float(np.median(resolution)))
-    blur = np.hypot(line_spread, 0.6 * _TYPICAL_V_SINI / SPEED_OF_LIGHT)
-    flux = 1 - gaussian_filter1d(depth, blur / step, axis=1, mode="constant")
-
-    lags = _lags(prior, fixed, step)
-    chi2 = _match(spectrum, flux, low, step, lags)
+    lags = _lags(prior, fixed, step, "v_rad")
+    chi2, offsets = np.zeros((len(templates), len(lags))), {}
+    for arm in arms:
+        line_spread = 1 / (_FWHM * float(np.median(arm.resolution)))
+        blur = np.hypot(line_spread, 0.6 * _TYPICAL_V_SINI / SPEED_OF_LIGHT)
+        flux = 1 - gaussian_filter1d(depth, blur / step, axis=1, mode="constant")
+        if arm.zero_point is None:
+            chi2 = chi2 + _match(arm.spectrum, flux, low, step, lags)
+        else:
+            own, offsets[arm.zero_point] = _match_shifted(arm, flux, low, step, lags, prior, fixed)
+            chi2 = chi2 + own
     best_lag = np.argmin(chi2, axis=1)
     order = np.argsort(np.min(chi2, axis=1))
     velocity = SPEED_OF_LIGHT * np.expm1(_refine(chi2, best_lag, lags) * step)
     values = templates.copy()
     if "v_rad" in prior.names:
         values[:, prior.names.index("v_rad")] = velocity
+    for name in offsets.keys() & set(prior.names):
+        found = offsets[name][np.arange(len(templates)), best_lag]
+        values[:, prior.names.index(name)] = found
     return Guess(values[order], float(velocity[order[0]]))
 
 
@@ -88,7 +91,8 @@ def _templates(prior, seed):
     lower, upper = np.asarray(prior.lower), np.asarray(prior.upper)
     mean, precision = np.asarray(prior.mean), np.asarray(prior.precision)
     spread = [i for i, name in enumerate(prior.names) if not name.endswith("_fe")]
-    spread = [i for i in spread if prior.names[i] not in ("v_rad", "v_sini", "v_mac")]
+    spread = [i for i in spread if prior.names[i] not in VELOCITIES]
+    spread = [i for i in spread if not prior.names[i].startswith(ZERO_POINT)]
     values = np.tile(np.clip(0.0, lower, upper), (_NUM_TEMPLATES, 1))
     for i, name in enumerate(prior.names):
         if name in ("v_sini", "v_mac"):
@@ -107,15 +111,31 @@ def _evaluate(emulator, labels, wavelength):
     return jax.lax.map(lambda one: emulator.flux_at(one, encoding), labels)
 
 
-def _lags(prior, fixed, step):
-    """Velocities of the prior in whole bins."""
-    if "v_rad" in prior.names:
-        i = prior.names.index("v_rad")
+def _lags(prior, fixed, step, name):
+    """Velocities of the prior of a parameter in whole bins."""
+    if name in prior.names:
+        i = prior.names.index(name)
         ends = np.array([float(prior.lower[i]), float(prior.upper[i])])
     else:
-        ends = np.full(2, fixed["v_rad"])
+        ends = np.full(2, fixed[name])
     first, last = np.round(np.log1p(ends / SPEED_OF_LIGHT) / step).astype(int)
     return np.arange(first, last + 1)
+
+
+def _match_shifted(arm, flux, low, step, lags, prior, fixed):
+    """As `_match`, with the arm's zero point at its best, which comes with it [km/s]."""
+    offsets = _lags(prior, fixed, step, arm.zero_point)
+    velocity, penalty = SPEED_OF_LIGHT * np.expm1(offsets * step), np.zeros(len(offsets))
+    if arm.zero_point in prior.names:
+        i = prior.names.index(arm.zero_point)
+        velocity = np.clip(velocity, float(prior.lower[i]), float(prior.upper[i]))
+        penalty = float(prior.precision[i]) * (velocity - float(prior.mean[i])) ** 2
+    wide = np.arange(lags[0] + offsets[0], lags[-1] + offsets[-1] + 1)
+    chi2 = _match(arm.spectrum, flux, low, step, wide)
+    shifted = np.stack([chi2[:, k : k + len(lags)] for k in range(len(offsets))])
+    shifted = shifted + penalty[:, None, None]
+    best = np.argmin(shifted, axis=0)
+    return np.min(shifted, axis=0), velocity[best]
 
 
 def _match(spectrum, flux, low, step, lags):

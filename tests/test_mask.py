@@ -46,6 +46,19 @@ def test_errors_do_not_fall_with_the_pixel_size():
     assert information[1] == pytest.approx(information[0], rel=0.1)
 
 
+def test_line_widths_are_those_of_each_arm():
+    """An arm sampled four times finer: four times the variance a pixel where lines are as deep."""
+    coarse, fine = lines(4000), lines(16_000, 160, 12.0)
+    sensitivity = np.concatenate([coarse, fine])
+    change = 0.1 * np.random.default_rng(4).choice([-1, 1], len(sensitivity))
+    parts = slice(0, 4000), slice(4000, None)
+    found = find_mismatch(change * sensitivity, np.full(20_000, 1e-6), sensitivity, parts)
+    centre = found.variance[parts[0]].max(), found.variance[parts[1]].max()
+    assert centre[1] / centre[0] == pytest.approx(4.0, rel=0.05)
+    alone = find_mismatch(change[:4000] * coarse, np.full(4000, 1e-6), coarse)
+    assert centre[0] / alone.variance.max() == pytest.approx(1.0, rel=0.05)
+
+
 def test_a_missing_line_loses_its_pull():
     rng = np.random.default_rng(2)
     residual = rng.normal(size=1000) * 0.01

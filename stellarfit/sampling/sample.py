@@ -49,14 +49,15 @@ def sample(
     progress: bool = False,
     **options: Any,
 ) -> Posterior:
-    """Sample the posterior of one spectrum, started from the Laplace approximation.
+    """Sample the posterior of one star, started from the Laplace approximation.
 
     Chains start at draws from the Laplace approximation and move in the coordinates that it
     whitens, so a few leapfrogs make a draw and the warm-up only has to settle the step size.
 
     Parameters
     ----------
-    spectrum : Spectrum
+    spectrum : Spectrum, or several arms
+        As `stellarfit.fit` takes them.
     emulator : Emulator, optional
         The shipped default otherwise.
     backend : {"numpyro", "blackjax", "blackjax-hmc"}
@@ -66,7 +67,7 @@ def sample(
     seed : int
         Of everything random here; recorded in the result.
     fit : Fit, optional
-        A fit of this spectrum to start from; made here with `options` otherwise.
+        A fit of this star to start from; made here with `options` otherwise.
     progress : bool
         Show a progress bar.
     **options
