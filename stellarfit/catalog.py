@@ -14,6 +14,7 @@ from emulators.errors import InputError
 from emulators.storage import atomic_write
 
 from . import __version__
+from .abundances import IRON, hydrogen_name, over_hydrogen
 
 # Catalogue names of parameters whose name in the model is shorter.
 _COLUMN_NAMES = {"vmic": "v_micro", "v_mac": "v_macro"}
@@ -123,6 +124,7 @@ def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
     if posterior is not None:
         flat = np.asarray(posterior.samples).reshape(-1, len(posterior.names))
         draws = dict(zip(posterior.names, flat.T, strict=True))
+        draws |= over_hydrogen(draws, fit.fixed)
     for i, parameter in enumerate(parameters):
         column = _column_name(parameter)
         if parameter in names:
@@ -164,20 +166,19 @@ def _full_covariance(fit: Any, parameters: Sequence[str]) -> np.ndarray:
 
 def _over_hydrogen(row, parameter, i, parameters, covariance, draws) -> dict[str, float]:
     """[X/H] = [X/Fe] + [Fe/H], with the error that their covariance gives."""
-    if "fe_h" not in parameters:
+    if IRON not in parameters:
         return {}
-    j = list(parameters).index("fe_h")
-    column = parameter.removesuffix("_fe") + "_h"
+    j = list(parameters).index(IRON)
+    column = hydrogen_name(parameter)
     # A fixed parameter has no covariance and adds none.
     variance = np.nansum([covariance[i, i], covariance[j, j], 2 * covariance[i, j]])
     free = np.isfinite(covariance[i, i]) or np.isfinite(covariance[j, j])
     derived = {
-        column: row[parameter] + row["fe_h"],
+        column: row[parameter] + row[IRON],
         f"e_{column}": float(np.sqrt(variance)) if free else np.nan,
     }
-    if parameter in draws or "fe_h" in draws:
-        sum_of_draws = draws.get(parameter, row[parameter]) + draws.get("fe_h", row["fe_h"])
-        derived |= _percentiles(column, sum_of_draws)
+    if column in draws:
+        derived |= _percentiles(column, draws[column])
     return derived
 
 

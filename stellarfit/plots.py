@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter
 
+from emulators.errors import InputError
+
 _INK, _MODEL, _MASK, _TRUTH = "#20252b", "#d1495b", "#c9ced6", "#1b7f79"
 _SPARED, _UNUSED = "#e08e1b", "#98a1ab"
 _ROW_WIDTH = 50.0  # Angstrom a row: lines of a cool star can still be told apart
@@ -127,14 +129,20 @@ def plot_corner(
     truth : mapping, optional
         Known values, drawn as lines.
     names : sequence of str, optional
-        The parameters to show; all of them otherwise.
+        What to show of ``posterior.draws``: parameters, or [X/H] such as ``mg_h``. By default all
+        parameters.
+
+    Raises
+    ------
+    InputError
+        A name that the posterior does not have.
     """
     from matplotlib import rc_context
 
-    every = list(posterior.names)
-    names = list(names or every)
-    flat = np.asarray(posterior.samples, np.float64).reshape(-1, len(every))
-    draws = flat[:, [every.index(name) for name in names]]
+    known, names = posterior.draws, list(names or posterior.names)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"names: unknown {unknown[0]!r}; known: {', '.join(known)}")
+    draws = np.stack([known[name].ravel() for name in names], axis=1)
     num = len(names)
     # Small panels carry few ticks; large ones have room for more.
     size = float(np.clip(16.0 / num, 1.15, 2.4))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from emulators.labels import LabelSpace
+from stellarfit.abundances import over_hydrogen
 from stellarfit.spectrum import Spectrum
 
 LABELS = ("teff", "logg", "vmic", "fe_h", "mg_fe")
@@ -68,4 +69,8 @@ def fake_posterior(seed: int = 0, fixed: dict | None = None) -> SimpleNamespace:
     fit = fake_fit(seed, fixed)
     rng = np.random.default_rng(seed + 1)
     samples = rng.multivariate_normal(fit.values, fit.covariance, size=(4, 500))
-    return SimpleNamespace(names=fit.names, samples=samples, stats={}, fit=fit, flags=0, seed=seed)
+    free = dict(zip(fit.names, np.moveaxis(samples, -1, 0), strict=True))
+    draws = free | over_hydrogen(free, fit.fixed)
+    return SimpleNamespace(
+        names=fit.names, samples=samples, draws=draws, stats={}, fit=fit, flags=0, seed=seed
+    )

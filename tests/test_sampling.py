@@ -207,7 +207,15 @@ def test_arviz_and_summary(posteriors):
     assert data.posterior.attrs["seed"] == 3
     assert {"diverging", "energy", "lp", "n_steps"} <= set(data.sample_stats)
     table = posterior.summary()
-    assert list(table["name"]) == list(posterior.names)
+    # [Mg/H] is the sum in every draw: [Mg/Fe] and [Fe/H] are anything but independent.
+    assert list(table["name"]) == [*posterior.names, "mg_h"]
+    i, j = posterior.names.index("mg_fe"), posterior.names.index("fe_h")
+    total = posterior.samples[..., i] + posterior.samples[..., j]
+    np.testing.assert_array_equal(np.asarray(data.posterior["mg_h"]), total)
+    row = table[-1]
+    assert row["sigma"] == pytest.approx(np.std(total, ddof=1), rel=1e-12)
+    assert abs(row["sigma"] / np.hypot(posterior.sigma[i], posterior.sigma[j]) - 1) > 0.05
+    assert row["p50"] == pytest.approx(np.median(total))
 
     ours = dict(zip(table["name"], table["r_hat"], strict=True))
     theirs: Any = arviz.rhat(data)
