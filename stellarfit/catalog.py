@@ -41,7 +41,8 @@ def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Any:
         ``e_teff_sys`` (its part by photon noise, and the rest), ``e_teff_emulator`` and
         ``e_teff_mismatch`` (the two parts of the rest); NaN for a parameter held fixed; and
         ``teff_p16``, ``teff_p50``, ``teff_p84`` where any star was sampled. [X/H] follows from
-        [Fe/H] and [X/Fe] with their covariance, or draw by draw. ``covariance`` is the upper
+        [Fe/H] and [X/Fe] with their covariance, or draw by draw. ``p_value`` is of ``chi2`` with
+        ``dof_effective`` (`stellarfit.goodness`). ``covariance`` is the upper
         triangle, row by row, over the parameters that the header lists as ``COVNAMES``.
     """
     if not results:
@@ -147,6 +148,8 @@ def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
     row |= {
         "chi2": float(fit.chi2),
         "dof": int(fit.dof),
+        "dof_effective": float(fit.dof_effective),
+        "p_value": float(fit.p_value),
         "snr": float(fit.spectrum.snr),
         "num_pixels": int(good.sum()),
         "result_flags": _flags(fit, posterior),

@@ -232,9 +232,14 @@ def mix(
     coefficients = problem.coefficients(normalized)
     nuisance = normalized[:, None] * problem.continuum.basis
     residual = problem.flux - nuisance @ coefficients
-    box = (problem.prior.upper - problem.prior.lower) ** 2 / 12
-    columns = jnp.concatenate([error.by_free, nuisance], axis=1)
-    spread = jnp.concatenate([box, problem.continuum.variance])
+    # Labels in steps of unit variance under their prior, about where it and the values meet.
+    known = problem.prior
+    unit = 1 / jnp.sqrt(jnp.diagonal(known.wide))
+    inverse = jnp.linalg.inv(known.wide * unit[:, None] * unit) * unit[:, None] * unit
+    residual -= error.by_free @ (inverse @ known.precision @ (known.mean - values))
+    steps = error.by_free @ jnp.linalg.cholesky(0.5 * (inverse + inverse.T))
+    columns = jnp.concatenate([steps, nuisance], axis=1)
+    spread = jnp.concatenate([jnp.ones(len(values)), problem.continuum.variance])
 
     def noise(log_amplitude, log_coherent):
         variance = photons + jnp.exp(log_amplitude) * error.variance

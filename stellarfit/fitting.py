@@ -14,6 +14,7 @@ from scaling.law import ScalingLaw
 from . import flags as flag_table
 from .emulator_error import EmulatorError, amplitude_prior, default_noise
 from .flags import Flag, edge_flag
+from .goodness import measure_goodness
 from .laplace import Laplace, laplace
 from .mask import Mismatch
 from .model import Problem
@@ -50,7 +51,10 @@ class Fit:
         Parameters held, and their values.
     chi2, dof
         With photon noise and the emulator's covariance as it was expected to be, so a model, or an
-        emulator, that misses the data shows.
+        emulator, that misses the data shows; pixels less parameters and continuum coefficients.
+    dof_effective, p_value
+        Degrees of freedom that the fit really left, and the chance of a `chi2` at least as large,
+        where pixels are independent: see `stellarfit.goodness`.
     flags : int
         Bits of `stellarfit.flags.Flag`.
     model_flux, continuum : [pixel]
@@ -65,6 +69,8 @@ class Fit:
         The Gaussian in unbounded coordinates that samplers start from.
     problem : Problem
         Data, model, noise and prior as they stood at the end.
+    setup : Setup
+        What it was made from.
     """
 
     names: tuple[str, ...]
@@ -76,6 +82,8 @@ class Fit:
     fixed: dict[str, float]
     chi2: float
     dof: int
+    dof_effective: float
+    p_value: float
     flags: int
     model_flux: Float64[np.ndarray, " pixel"]
     continuum: Float64[np.ndarray, " pixel"]
@@ -85,6 +93,7 @@ class Fit:
     emulator: Any
     laplace: Laplace
     problem: Problem = field(repr=False)
+    setup: Setup = field(repr=False)
     seconds: float
 
     @property
@@ -139,6 +148,8 @@ class Fit:
             "fixed": dict(self.fixed),
             "chi2": float(self.chi2),
             "dof": int(self.dof),
+            "dof_effective": float(self.dof_effective),
+            "p_value": float(self.p_value),
             "flags": int(self.flags),
             "flag_names": flag_table.names(self.flags),
             "mismatch": float(self.mismatch),
@@ -181,7 +192,7 @@ def fit(
     emulator: Any = None,
     *,
     fixed: Mapping[str, float | int] | None = None,
-    priors: Mapping[str, Any] | None = None,
+    priors: Mapping[Any, Any] | None = None,
     noise: str | None = None,
     law: ScalingLaw | None = None,
     continuum_degree: int | None = None,
@@ -199,7 +210,8 @@ def fit(
     fixed : mapping, optional
         Parameters to hold, such as ``{"vmic": 1.0, "v_rad": 0.0}``.
     priors : mapping, optional
-        ``numpyro.distributions.Uniform`` or ``Normal`` by name, in place of the defaults of
+        ``numpyro.distributions.Uniform``, ``Normal`` or ``TruncatedNormal`` by name, or
+        ``MultivariateNormal`` by a tuple of names, in place of the defaults of
         `stellarfit.priors`. ``v_mac`` is held at 0 unless it has one.
     noise : {"law", "validation", "none"}, optional
         Where the amplitude of the emulator's error comes from that joins the photon noise: a
@@ -316,7 +328,7 @@ def _report(
     by_mismatch = np.sqrt(whole - known)
     systematic = np.hypot(emulator_error, by_mismatch)
     flux, continuum = setup.predict(problem, values)
-    chi2 = setup.chi2(values, emulator_covariance)
+    chi2, dof_effective, p_value = measure_goodness(setup.expected(emulator_covariance), values)
     dof = len(setup.keep) - len(values) - problem.continuum.degree - 1
     weight = np.zeros(len(spectrum))
     weight[setup.keep] = 1.0 if mismatch is None else mismatch.weight
@@ -359,6 +371,8 @@ def _report(
         fixed=setup.held,
         chi2=chi2,
         dof=dof,
+        dof_effective=dof_effective,
+        p_value=p_value,
         flags=int(flags),
         model_flux=flux,
         continuum=continuum,
@@ -368,5 +382,6 @@ def _report(
         emulator=setup.emulator,
         laplace=gaussian,
         problem=problem,
+        setup=setup,
         seconds=time.perf_counter() - began,
     )

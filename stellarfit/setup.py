@@ -205,12 +205,10 @@ class Setup:
             variance = variance + np.exp(self.amplitude.log_factor) * whole
         return find_mismatch(residual, variance, sensitivity)
 
-    def chi2(self, values: Float64[Any, " parameter"], error: EmulatorError | None) -> float:
-        """Of the residuals at `values`, by photon noise and the emulator's expected covariance."""
-        expected = 0.0 if self.amplitude is None else self.amplitude.log_factor
-        problem = self.without_mismatch(error, expected)
-        normalized, continuum = _predict(problem, values)
-        return float(problem.noise.central.chi2(problem.flux - normalized * continuum))
+    def expected(self, error: EmulatorError | None) -> Problem:
+        """The problem with photon noise and the emulator's error as it was expected to be alone."""
+        log_amplitude = 0.0 if self.amplitude is None else self.amplitude.log_factor
+        return self.without_mismatch(error, log_amplitude)
 
     def predict(
         self, problem: Problem, values: Float64[Any, " parameter"]

@@ -20,6 +20,7 @@ from .priors import Prior
 
 _NUM_TEMPLATES = 64  # a power of two keeps the Sobol sequence balanced
 _TYPICAL_V_SINI = 6.0  # km/s
+_REACH = 2.0  # sigma of a Gaussian prior
 _FWHM = 2.3548200450309493
 
 
@@ -84,20 +85,28 @@ def first_guess(
 
 
 def _templates(prior, seed):
-    """Free parameters of the templates: spread in the leading labels, central in the others."""
+    """Free parameters of the templates: spread in the leading labels, central in the others.
+
+    A Gaussian prior spreads by its width with all else known: of labels that it ties together
+    nothing wider would stay inside.
+    """
     lower, upper = np.asarray(prior.lower), np.asarray(prior.upper)
-    mean, precision = np.asarray(prior.mean), np.asarray(prior.precision)
+    mean = np.clip(np.asarray(prior.mean), lower, upper)
+    precision = np.diagonal(np.asarray(prior.precision))
+    gaussian = precision > 0
+    values = np.tile(np.clip(0.0, lower, upper), (_NUM_TEMPLATES, 1))
+    values[:, gaussian] = mean[gaussian]
     spread = [i for i, name in enumerate(prior.names) if not name.endswith("_fe")]
     spread = [i for i in spread if prior.names[i] not in ("v_rad", "v_sini", "v_mac")]
-    values = np.tile(np.clip(0.0, lower, upper), (_NUM_TEMPLATES, 1))
     for i, name in enumerate(prior.names):
-        if name in ("v_sini", "v_mac"):
+        if name in ("v_sini", "v_mac") and not gaussian[i]:
             values[:, i] = np.clip(_TYPICAL_V_SINI, lower[i], upper[i])
     if spread:
         unit = qmc.Sobol(len(spread), rng=np.random.default_rng(seed)).random(_NUM_TEMPLATES)
-        values[:, spread] = lower[spread] + (upper - lower)[spread] * unit
-    gaussian = precision > 0
-    values[:, gaussian] = mean[gaussian]
+        reach = _REACH / np.sqrt(np.where(gaussian, precision, 1.0))
+        low = np.where(gaussian, np.maximum(lower, mean - reach), lower)[spread]
+        high = np.where(gaussian, np.minimum(upper, mean + reach), upper)[spread]
+        values[:, spread] = low + (high - low) * unit
     return values
 
 

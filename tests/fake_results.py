@@ -48,6 +48,8 @@ def fake_fit(seed: int = 0, fixed: dict | None = None, num_pixels: int = 4000) -
         fixed=dict(fixed),
         chi2=float(np.nansum(((flux - model) / 0.01) ** 2)),
         dof=num_pixels - len(names) - 63,
+        dof_effective=num_pixels - 68.5,
+        p_value=0.4,
         flags=0,
         model_flux=model,
         continuum=np.ones(num_pixels),

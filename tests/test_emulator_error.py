@@ -87,6 +87,48 @@ def test_residuals_tell_the_amplitude(setup):
     np.testing.assert_allclose(amplitude, 3.0, rtol=0.3)
 
 
+def test_amplitude_is_judged_with_the_labels_as_free_as_their_prior_leaves_them(setup):
+    """Against dense matrices, with a joint prior that lies beside the labels."""
+    values = values_of(setup)
+    error = push(setup.photons, setup.emulator.error_model, values, setup.sizes)
+    photons = jnp.full(len(setup.photons.flux), (800.0 / 500.0) ** 2)
+    sigma = np.array([40.0, 0.1])
+    covariance = np.outer(sigma, sigma) * np.array([[1.0, 0.7], [0.7, 1.0]])
+    precision = np.zeros((6, 6))
+    precision[:2, :2] = np.linalg.inv(covariance)
+    mean = np.asarray(values) + np.array([60.0, -0.1, 0, 0, 0, 0])
+    problem = eqx.tree_at(
+        lambda p: (p.prior.precision, p.prior.mean),
+        setup.photons,
+        (jnp.asarray(precision), jnp.asarray(mean)),
+    )
+    prior = jnp.asarray(0.2), jnp.asarray(0.5), jnp.asarray(0.3)
+    found = mix(problem, error, values, photons, jnp.ones(len(photons)), prior)
+    box = np.diag(12 / np.asarray(problem.prior.upper - problem.prior.lower) ** 2)
+    spread = np.linalg.inv(precision + box)
+    normalized = problem.star(values)
+    nuisance = np.asarray(normalized)[:, None] * np.asarray(problem.continuum.basis)
+    free = np.asarray(error.by_free)
+    residual = np.asarray(problem.flux) - nuisance @ np.asarray(problem.coefficients(normalized))
+    residual -= free @ (spread @ precision @ (mean - np.asarray(values)))
+    known = (
+        free @ spread @ free.T + (nuisance * np.asarray(problem.continuum.variance)) @ nuisance.T
+    )
+    modes = np.asarray(error.modes)
+    grid = 0.2 - 0.125 + 0.5 * np.linspace(-4, 4, 25)
+    log = []
+    for one in grid:
+        dense = known + np.exp(one) * (np.diag(np.asarray(error.variance)) + modes @ modes.T)
+        dense += np.diag(np.asarray(photons))
+        quadratic = residual @ np.linalg.solve(dense, residual)
+        log.append(-0.5 * (quadratic + np.linalg.slogdet(dense)[1] + ((one - 0.075) / 0.5) ** 2))
+    chance = np.exp(np.array(log) - np.max(log))
+    expected = chance @ grid / chance.sum()
+    assert float(found.log_amplitude) == pytest.approx(expected, abs=1e-4)
+    flat = mix(setup.photons, error, values, photons, jnp.ones(len(photons)), prior)
+    assert abs(float(flat.log_amplitude) - expected) > 0.05  # the prior does matter here
+
+
 def test_velocities_move_and_broaden_the_error(setup):
     """A shift moves the variance along; rotation averages white patterns down."""
     values = values_of(setup)
