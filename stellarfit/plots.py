@@ -17,7 +17,7 @@ _SPARED, _UNUSED = "#e08e1b", "#98a1ab"
 _ROW_WIDTH = 50.0  # Angstrom a row: lines of a cool star can still be told apart
 _MOST_ROWS = 6
 _A_LINE = 6  # labels in one line of the headline
-_STYLE: Any = {
+STYLE: Any = {
     "axes.edgecolor": "#8a929c",
     "axes.labelcolor": _INK,
     "axes.linewidth": 0.8,
@@ -58,12 +58,11 @@ def plot_fit(fit: Any) -> Figure:
     from matplotlib import rc_context
 
     spectrum = fit.spectrum
-    start, stop = spectrum.wavelength[spectrum.good][[0, -1]]
-    num_rows = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, _MOST_ROWS))
-    edges = np.linspace(start, stop, num_rows + 1)
-    with rc_context(_STYLE):
+    edges = row_edges(spectrum)
+    num_rows = len(edges) - 1
+    with rc_context(STYLE):
         head = 0.65 + 0.25 * np.ceil((len(fit.names) + len(fit.fixed)) / _A_LINE)
-        figure = _figure(13.0, 0.5 + head + 2.55 * num_rows)
+        figure = new_figure(13.0, 0.5 + head + 2.55 * num_rows)
         height = figure.get_figheight()
         grid = figure.add_gridspec(
             num_rows, 1, left=0.055, right=0.985, bottom=0.5 / height,
@@ -97,8 +96,8 @@ def plot_budget(fit: Any) -> Figure:
         "model mismatch": (fit.error_mismatch, _SPARED),
     }
     place = np.arange(len(fit.names))
-    with rc_context(_STYLE):
-        figure = _figure(7.0, 1.1 + 0.27 * len(fit.names))
+    with rc_context(STYLE):
+        figure = new_figure(7.0, 1.1 + 0.27 * len(fit.names))
         height = figure.get_figheight()
         panel = figure.add_axes((0.14, 0.55 / height, 0.66, 1 - 0.95 / height))
         left = np.zeros(len(fit.names))
@@ -148,8 +147,8 @@ def plot_corner(
     size = float(np.clip(16.0 / num, 1.15, 2.4))
     small = float(np.clip(4.2 * size, 6.5, 9))
     limits = [_range(draws[:, i], (truth or {}).get(name)) for i, name in enumerate(names)]
-    with rc_context(_STYLE | {"xtick.labelsize": small, "ytick.labelsize": small}):
-        figure = _figure(size * num + 1.15, size * num + 1.2)
+    with rc_context(STYLE | {"xtick.labelsize": small, "ytick.labelsize": small}):
+        figure = new_figure(size * num + 1.15, size * num + 1.2)
         side_x, side_y = figure.get_size_inches()
         grid = figure.add_gridspec(
             num, num, left=0.85 / side_x, right=1 - 0.3 / side_x, bottom=0.85 / side_y,
@@ -169,7 +168,15 @@ def plot_corner(
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def row_edges(spectrum: Any) -> np.ndarray:
+    """Where the rows of a picture of the fitted pixels begin and end [vacuum Angstrom]."""
+    start, stop = spectrum.wavelength[spectrum.good][[0, -1]]
+    num_rows = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, _MOST_ROWS))
+    return np.linspace(start, stop, num_rows + 1)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure [inches] without global state."""
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -191,7 +198,7 @@ def _draw_row(top, bottom, fit, residual, start, stop) -> None:
     wavelength, good = spectrum.wavelength, spectrum.good
     for axes in (top, bottom):
         axes.set_xlim(start, stop)
-        for low, high in _bad_spans(wavelength, spectrum.width, good, start, stop):
+        for low, high in bad_spans(wavelength, spectrum.width, good, start, stop):
             axes.axvspan(low, high, facecolor="#eceff3", edgecolor=_MASK, hatch="////", lw=0)
     # Two orders may overlap, so pixels are dots joined by nothing; the model is one line.
     shown = (wavelength >= start) & (wavelength <= stop)
@@ -214,7 +221,7 @@ def _draw_row(top, bottom, fit, residual, start, stop) -> None:
     bottom.yaxis.set_major_locator(MaxNLocator(3, prune="upper"))
 
 
-def _bad_spans(wavelength, width, good, start, stop) -> list[tuple[float, float]]:
+def bad_spans(wavelength, width, good, start, stop) -> list[tuple[float, float]]:
     """Stretches of masked pixels within the row, as edges [Angstrom]."""
     bad = np.flatnonzero(~good & (wavelength >= start) & (wavelength <= stop))
     if not len(bad):

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from .. import flags as flag_table
 from ..abundances import over_hydrogen
 from .diagnostics import e_bfmi, ess, judge, r_hat
+from .predictive import Predictive, predict
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,6 +125,23 @@ class Posterior:
             sample_stats=dict(self.stats),
             posterior_attrs=attributes,
         )
+
+    def predictive(self, num: int = 200, *, seed: int = 0) -> Predictive:
+        """Replicated spectra under the full noise, and p-values of how the data compare.
+
+        Parameters
+        ----------
+        num : int
+            Draws that are replicated, one spectrum each.
+        seed : int
+            Of which draws, and of their noise.
+
+        Raises
+        ------
+        InputError
+            If there are not so many draws.
+        """
+        return predict(self, num, seed)
 
     def plot_corner(
         self, truth: Mapping[str, float] | None = None, names: Sequence[str] | None = None
