@@ -179,7 +179,8 @@ class Fit:
             f"{name}={value:.5g}±{error:.2g}"
             for name, value, error in zip(self.names, self.values, self.error, strict=True)
         ]
-        return f"Fit({', '.join(parts)}, chi2/dof={self.chi2:.0f}/{self.dof}, flags={self.flags})"
+        quality = f"chi2/dof={self.chi2:.0f}/{self.dof_effective:.0f}, flags={self.flags}"
+        return f"Fit({', '.join(parts)}, {quality})"
 
 
 def _held_entry(value: float) -> dict[str, float]:

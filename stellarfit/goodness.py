@@ -5,9 +5,9 @@ noise covariance C and prior precision P of x, the fitted model is H y up to a c
 
     E[chi^2] = tr(I - H) = pixels - p_eff,    p_eff = tr[(J^T C^-1 J + P)^-1 J^T C^-1 J]
 
-exactly, over noise and prior: S = C + J P^-1 J^T is the covariance of the data and I - H = C S^-1
-that of nothing but noise (Hastie & Tibshirani 1990, Generalized Additive Models, section 3.5;
-Spiegelhalter et al. 2002, J. R. Stat. Soc. B 64, 583, eq. 16). x holds labels, velocities and
+exactly, over noise and prior: the data have covariance S = C + J P^-1 J^T and I - H = C S^-1, so
+E[chi^2] = tr(S^-1 C C^-1 C S^-1 S) = tr(C S^-1). (p_eff is that of Spiegelhalter et al. 2002, J. R.
+Stat. Soc. B 64, 583, for a linear model.) x holds labels, velocities and
 continuum coefficients together. A box counts as a Gaussian of its variance; a parameter that lies
 on the edge of its box is not fitted and uses up nothing (Meyer & Woodroofe 2000, Ann. Stat. 28,
 1083: the degrees of freedom of a constrained fit are the dimension of the face it ends on).
@@ -18,8 +18,8 @@ Pixels have to be independent but for what C says. Pixels that were resampled (a
 to a common grid, co-added visits, a two-dimensional extraction) share noise with their neighbours:
 chi^2 then scatters by more than that of as many independent pixels, and has another mean unless
 the quoted errors are those of the resampled pixels, so p comes out too near to 0 or to 1. Errors
-quoted 5% too small make chi^2 10% too large, which for thousands of pixels is p = 0. And C holds
-the emulator's error at its expected amplitude, known to a factor only: where it exceeds the photon
+quoted 5% too small make chi^2 11% too large, which for 4,000 pixels is p = 1e-6. And C holds the
+emulator's error at its expected amplitude, known to a factor only: where it exceeds the photon
 noise, `Posterior.predictive` is the test, which draws that amplitude.
 """
 

@@ -240,7 +240,7 @@ def _headline(figure, fit, height) -> None:
     ]
     parts += [f"{label_text(name)} = {value:g} (fixed)" for name, value in fit.fixed.items()]
     lines = ["    ".join(parts[i : i + _A_LINE]) for i in range(0, len(parts), _A_LINE)]
-    title = f"{fit.spectrum.name or 'star'}   χ²/dof = {fit.chi2:.0f}/{fit.dof}"
+    title = f"{fit.spectrum.name or 'star'}   χ²/dof = {fit.chi2:.0f}/{fit.dof_effective:.0f}"
     figure.text(0.055, 1 - 0.30 / height, title, fontsize=13, weight="bold", color=_INK)
     for i, line in enumerate(lines):
         figure.text(0.055, 1 - (0.58 + 0.25 * i) / height, line, fontsize=10, color=_INK)

@@ -23,8 +23,8 @@ Cu
 Nd and others by neutron capture
     Battistini & Bensby 2016, A&A 586, A49.
 
-It is no default: in trials on stars with wrong line data it biased the metal-poor ones
-(`stellarfit.mask`), and a star that is like no other is what one may be looking for.
+It is no default: narrower priors on [X/Fe] biased metal-poor stars in trials with wrong line data
+(`stellarfit.priors`), and a star that is like no other is what one may be looking for.
 """
 
 from typing import Any

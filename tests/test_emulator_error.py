@@ -91,8 +91,8 @@ def test_amplitude_is_judged_with_the_labels_as_free_as_their_prior_leaves_them(
     """Against dense matrices, with a joint prior that lies beside the labels."""
     values = values_of(setup)
     error = push(setup.photons, setup.emulator.error_model, values, setup.sizes)
-    photons = jnp.full(len(setup.photons.flux), (800.0 / 500.0) ** 2)
-    sigma = np.array([40.0, 0.1])
+    photons = jnp.full(len(setup.photons.flux), (800.0 / 200.0) ** 2)
+    sigma = np.array([10.0, 0.02])
     covariance = np.outer(sigma, sigma) * np.array([[1.0, 0.7], [0.7, 1.0]])
     precision = np.zeros((6, 6))
     precision[:2, :2] = np.linalg.inv(covariance)
