@@ -329,7 +329,8 @@ def _report(
     by_mismatch = np.sqrt(whole - known)
     systematic = np.hypot(emulator_error, by_mismatch)
     flux, continuum = setup.predict(problem, values)
-    chi2, dof_effective, p_value = measure_goodness(setup.expected(emulator_covariance), values)
+    expected = setup.expected(emulator_covariance)
+    chi2, dof_effective, p_value = measure_goodness(expected, values, emulator_covariance)
     dof = len(setup.keep) - len(values) - problem.continuum.degree - 1
     weight = np.zeros(len(spectrum))
     weight[setup.keep] = 1.0 if mismatch is None else mismatch.weight

@@ -7,10 +7,10 @@ noise covariance C and prior precision P of x, the fitted model is H y up to a c
 
 exactly, over noise and prior: the data have covariance S = C + J P^-1 J^T and I - H = C S^-1, so
 E[chi^2] = tr(S^-1 C C^-1 C S^-1 S) = tr(C S^-1). (p_eff is that of Spiegelhalter et al. 2002, J. R.
-Stat. Soc. B 64, 583, for a linear model.) x holds labels, velocities and
-continuum coefficients together. A box counts as a Gaussian of its variance; a parameter that lies
-on the edge of its box is not fitted and uses up nothing (Meyer & Woodroofe 2000, Ann. Stat. 28,
-1083: the degrees of freedom of a constrained fit are the dimension of the face it ends on).
+Stat. Soc. B 64, 583, for a linear model.) x holds labels, velocities and continuum coefficients
+together. A box counts as a Gaussian of its variance; a parameter that lies on the edge of its box
+is not fitted and uses up nothing (Meyer & Woodroofe 2000, Ann. Stat. 28, 1083: the degrees of
+freedom of a constrained fit are the dimension of the face it ends on).
 
 What the p-value can be trusted for
 -----------------------------------
@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float64
 from scipy.stats import chi2 as chi2_distribution
 
+from .emulator_error import EmulatorError
 from .model import Problem
 from .noise import Noise
 
@@ -46,7 +47,9 @@ class Goodness(NamedTuple):
     p_value: float
 
 
-def measure_goodness(problem: Problem, values: Float64[Any, " parameter"]) -> Goodness:
+def measure_goodness(
+    problem: Problem, values: Float64[Any, " parameter"], error: EmulatorError | None
+) -> Goodness:
     """Compare data and model.
 
     Parameters
@@ -55,8 +58,11 @@ def measure_goodness(problem: Problem, values: Float64[Any, " parameter"]) -> Go
         With the noise to be judged by; only its central Gaussian is used.
     values
         Of the free parameters, at the most probable ones; the continuum is at its best there.
+    error
+        The emulator's, at these values: it brings the model's derivatives.
     """
-    chi2, used = _measure(problem, jnp.asarray(values))
+    by_free = None if error is None else error.by_free
+    chi2, used = _measure(problem, jnp.asarray(values), by_free)
     dof = float(problem.noise.central.num_good - used)
     return Goodness(float(chi2), dof, float(chi2_distribution.sf(float(chi2), dof)))
 
@@ -86,15 +92,16 @@ def effective_parameters(
 
 
 @eqx.filter_jit
-def _measure(problem, values):
+def _measure(problem, values, by_free):
     prior, basis = problem.prior, problem.continuum.basis
     normalized = problem.star(values)
     continuum = basis @ problem.coefficients(normalized)
     chi2 = problem.noise.central.chi2(problem.flux - normalized * continuum)
     unit = (values - prior.lower) / (prior.upper - prior.lower)
     fitted = (unit > _EDGE) & (unit < 1 - _EDGE)
-    jacobian = jax.jacfwd(problem.star)(values) * continuum[:, None] * fitted
+    if by_free is None:
+        by_free = jax.jacfwd(problem.star)(values) * continuum[:, None]
     smooth = jnp.diag(1 / problem.continuum.variance)
     precision = jax.scipy.linalg.block_diag(prior.wide, smooth)
-    columns = jnp.concatenate([jacobian, normalized[:, None] * basis], axis=1)
+    columns = jnp.concatenate([by_free * fitted, normalized[:, None] * basis], axis=1)
     return chi2, effective_parameters(problem.noise.central, columns, precision)

@@ -27,14 +27,15 @@ def plot_predictive(predictive: Any) -> Figure:
     spectrum = predictive.fit.spectrum
     edges = row_edges(spectrum)
     num_rows = len(edges) - 1
-    good = spectrum.good
-    wavelength, sigma = spectrum.wavelength[good], spectrum.ivar[good] ** -0.5
-    flux, made = spectrum.flux[good], predictive.flux[:, good]
-    mean = predictive.model[:, good].mean(axis=0)
+    good, wavelength = spectrum.good, spectrum.wavelength
+    # NaN where not fitted, so that no band is drawn across a gap.
+    flux = np.where(good, spectrum.flux, np.nan)
+    sigma = np.where(good, spectrum.ivar, np.nan) ** -0.5
+    mean = predictive.model.mean(axis=0)
     residual = (flux - mean) / sigma
-    bands = [np.percentile(made, level[:2], axis=0) for level in _LEVELS]
-    low, high = min(bands[0][0].min(), flux.min()), max(bands[0][1].max(), flux.max())
-    span = float(np.clip(1.15 * np.abs(residual).max(), 4.0, 40.0))
+    bands = [np.percentile(predictive.flux, level[:2], axis=0) for level in _LEVELS]
+    low, high = np.nanmin([bands[0][0], flux]), np.nanmax([bands[0][1], flux])
+    span = float(np.clip(1.15 * np.nanmax(np.abs(residual)), 4.0, 40.0))
     with rc_context(STYLE):
         figure = new_figure(13.0, 1.1 + 2.55 * num_rows)
         height = figure.get_figheight()
@@ -51,7 +52,7 @@ def plot_predictive(predictive: Any) -> Figure:
             for panel in (top, bottom):
                 panel.set_xlim(edges[row], edges[row + 1])
                 for start, stop in bad_spans(
-                    spectrum.wavelength, spectrum.width, good, edges[row], edges[row + 1]
+                    wavelength, spectrum.width, good, edges[row], edges[row + 1]
                 ):
                     panel.axvspan(start, stop, facecolor="#eceff3", edgecolor="#c9ced6", lw=0)
                 panel.axvline(predictive.peak_wavelength, color=_PEAK, lw=0.8, ls=(0, (4, 3)))

@@ -118,7 +118,7 @@ def test_chi2_and_dof_are_those_of_dense_matrices():
     values = np.array([TRUTH[name] for name in prior.names])
     error = setup.emulator_error(values)
     assert error is not None
-    one = measure_goodness(setup.expected(error), values)
+    one = measure_goodness(setup.expected(error), values, error)
     modes = np.asarray(error.modes)
     covariance = np.exp(0.4) * (np.diag(np.asarray(error.variance)) + modes @ modes.T)
     covariance += np.diag(1 / setup.spectrum.ivar[setup.keep])
@@ -151,3 +151,5 @@ def test_chi2_and_dof_are_those_of_dense_matrices():
     information = columns.T @ weight @ columns
     used = np.trace(np.linalg.inv(information + precision) @ information)
     assert one.dof == pytest.approx(len(residual) - used, abs=1e-3)
+    alone = measure_goodness(setup.expected(error), values, None)
+    assert alone.dof == pytest.approx(one.dof, abs=1e-5)
