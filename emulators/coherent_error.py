@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Float, Float64, Real
 from scipy.ndimage import gaussian_filter1d
 
 from .error_amplitude import ErrorAmplitude, fit_error_amplitude
@@ -63,7 +63,7 @@ class CoherentError(eqx.Module):
     share_beyond: Float[Array, ""]
 
     def floor(
-        self, pixels: Float[Array, ""] | float, resolved: Float[Array, ""] | float
+        self, pixels: Real[Array, ""] | int, resolved: Float[Array, ""] | float
     ) -> Float[Array, ""]:
         """Factor on the incoherent variance of a pixel, as a change of the labels sees it.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .catalog import read_catalog, write_catalog
     from .fitting import Fit, fit
     from .model import stellar_model
+    from .population import population_prior
     from .readers import read_spectrum
     from .sampling import Posterior, sample
     from .spectrum import MaskBit, Spectrum
@@ -31,6 +32,7 @@ _HOMES = {
     "Spectrum": "stellarfit.spectrum",
     "fit": "stellarfit.fitting",
     "load_emulator": "emulators.emulator",
+    "population_prior": "stellarfit.population",
     "read_catalog": "stellarfit.catalog",
     "read_spectrum": "stellarfit.readers",
     "sample": "stellarfit.sampling",
@@ -46,6 +48,7 @@ __all__ = [
     "Spectrum",
     "fit",
     "load_emulator",
+    "population_prior",
     "read_catalog",
     "read_spectrum",
     "sample",

@@ -126,10 +126,10 @@ class Arms:
         """The parameters: one for each arm but the first."""
         return tuple(ZERO_POINT + name for name in self.spectra)[1:]
 
-    def split(self, values: Shaped[np.ndarray, " pixel"]) -> dict[str, np.ndarray]:
-        """Values on all pixels, such as `Fit.model_flux`, as those of each arm."""
+    def split(self, values: Shaped[np.ndarray, "*draw pixel"]) -> dict[str, np.ndarray]:
+        """Values on all pixels, their last axis, as those of each arm: of `Fit.model_flux`, say."""
         ends = np.cumsum([len(one) for one in self.spectra.values()])
-        return dict(zip(self.spectra, np.split(values, ends[:-1]), strict=True))
+        return dict(zip(self.spectra, np.split(values, ends[:-1], axis=-1), strict=True))
 
     def masked(self, where: Any, bit: MaskBit = MaskBit.USER) -> "Arms":
         """Return a copy with `bit` set where the arrays of `where`, by arm, are true.

@@ -14,6 +14,7 @@ from emulators.errors import InputError
 from emulators.storage import atomic_write
 
 from . import __version__
+from .abundances import IRON, hydrogen_name, over_hydrogen
 from .arms import ZERO_POINT
 
 # Catalogue names of parameters whose name in the model is shorter.
@@ -41,7 +42,8 @@ def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Any:
         ``e_teff_sys`` (its part by photon noise, and the rest), ``e_teff_emulator`` and
         ``e_teff_mismatch`` (the two parts of the rest); NaN for a parameter held fixed; and
         ``teff_p16``, ``teff_p50``, ``teff_p84`` where any star was sampled. [X/H] follows from
-        [Fe/H] and [X/Fe] with their covariance, or draw by draw. ``covariance`` is the upper
+        [Fe/H] and [X/Fe] with their covariance, or draw by draw. ``p_value`` is of ``chi2`` with
+        ``dof_effective`` (`stellarfit.goodness`). ``covariance`` is the upper
         triangle, row by row, over the parameters that the header lists as ``COVNAMES``.
     """
     if not results:
@@ -124,6 +126,7 @@ def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
     if posterior is not None:
         flat = np.asarray(posterior.samples).reshape(-1, len(posterior.names))
         draws = dict(zip(posterior.names, flat.T, strict=True))
+        draws |= over_hydrogen(draws, fit.fixed)
     for i, parameter in enumerate(parameters):
         column = _column_name(parameter)
         if parameter in names:
@@ -146,6 +149,8 @@ def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
     row |= {
         "chi2": float(fit.chi2),
         "dof": int(fit.dof),
+        "dof_effective": float(fit.dof_effective),
+        "p_value": float(fit.p_value),
         "snr": float(fit.spectrum.snr),
         "num_pixels": int(good.sum()),
         "result_flags": _flags(fit, posterior),
@@ -165,20 +170,19 @@ def _full_covariance(fit: Any, parameters: Sequence[str]) -> np.ndarray:
 
 def _over_hydrogen(row, parameter, i, parameters, covariance, draws) -> dict[str, float]:
     """[X/H] = [X/Fe] + [Fe/H], with the error that their covariance gives."""
-    if "fe_h" not in parameters:
+    if IRON not in parameters:
         return {}
-    j = list(parameters).index("fe_h")
-    column = parameter.removesuffix("_fe") + "_h"
+    j = list(parameters).index(IRON)
+    column = hydrogen_name(parameter)
     # A fixed parameter has no covariance and adds none.
     variance = np.nansum([covariance[i, i], covariance[j, j], 2 * covariance[i, j]])
     free = np.isfinite(covariance[i, i]) or np.isfinite(covariance[j, j])
     derived = {
-        column: row[parameter] + row["fe_h"],
+        column: row[parameter] + row[IRON],
         f"e_{column}": float(np.sqrt(variance)) if free else np.nan,
     }
-    if parameter in draws or "fe_h" in draws:
-        sum_of_draws = draws.get(parameter, row[parameter]) + draws.get("fe_h", row["fe_h"])
-        derived |= _percentiles(column, sum_of_draws)
+    if column in draws:
+        derived |= _percentiles(column, draws[column])
     return derived
 
 

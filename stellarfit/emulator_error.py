@@ -241,9 +241,14 @@ def mix(
     coefficients = problem.coefficients(normalized)
     nuisance = normalized[:, None] * problem.continuum.basis
     residual = problem.flux - nuisance @ coefficients
-    box = (problem.prior.upper - problem.prior.lower) ** 2 / 12
-    columns = jnp.concatenate([error.by_free, nuisance], axis=1)
-    spread = jnp.concatenate([box, problem.continuum.variance])
+    # Labels in steps of unit variance under their prior, about where it and the values meet.
+    known = problem.prior
+    unit = 1 / jnp.sqrt(jnp.diagonal(known.wide))
+    inverse = jnp.linalg.inv(known.wide * unit[:, None] * unit) * unit[:, None] * unit
+    residual -= error.by_free @ (inverse @ known.precision @ (known.mean - values))
+    steps = error.by_free @ jnp.linalg.cholesky(0.5 * (inverse + inverse.T))
+    columns = jnp.concatenate([steps, nuisance], axis=1)
+    spread = jnp.concatenate([jnp.ones(len(values)), problem.continuum.variance])
 
     def noise(log_amplitude, log_coherent, floor):
         floor = jnp.maximum(floor * jnp.exp(log_coherent), 1.0)
@@ -272,9 +277,10 @@ def mix(
     log_amplitude = likely + width * first
     log_coherent = coherent * second - 0.5 * coherent**2
 
-    def node(both):
-        component = noise(*both, error.floor)
-        return component, log_posterior(*both) - evidence(component)
+    def node(place):
+        log_amplitude, log_coherent = place
+        component = noise(log_amplitude, log_coherent, error.floor)
+        return component, log_posterior(log_amplitude, log_coherent) - evidence(component)
 
     components, log_odds = jax.lax.map(node, (log_amplitude, log_coherent))
     # Each node's posterior of the labels counts by how probable the node is, not by what the

@@ -15,13 +15,14 @@ from . import flags as flag_table
 from .arms import Arms
 from .emulator_error import EmulatorError, amplitude_prior, default_noise
 from .flags import Flag, edge_flag
+from .goodness import measure_goodness
 from .laplace import Laplace, laplace
 from .mask import Mismatch
 from .model import Problem
 from .optimize import Optimum, maximize
 from .priors import VELOCITIES, make_prior
 from .setup import Setup
-from .spectrum import MaskBit, Spectrum
+from .spectrum import Spectrum
 from .spikes import without_spikes
 
 _STARTS = 3
@@ -56,7 +57,10 @@ class Fit:
         Parameters held, and their values.
     chi2, dof
         With photon noise and the emulator's covariance as it was expected to be, so a model, or an
-        emulator, that misses the data shows.
+        emulator, that misses the data shows; pixels less parameters and continuum coefficients.
+    dof_effective, p_value
+        Degrees of freedom that the fit really left, and the chance of a `chi2` at least as large,
+        where pixels are independent: see `stellarfit.goodness`.
     flags : int
         Bits of `stellarfit.flags.Flag`.
     model_flux, continuum : [pixel]
@@ -72,6 +76,8 @@ class Fit:
         The Gaussian in unbounded coordinates that samplers start from.
     problem : Problem
         Data, model, noise and prior as they stood at the end.
+    setup : Setup
+        What it was made from.
     """
 
     names: tuple[str, ...]
@@ -83,6 +89,8 @@ class Fit:
     fixed: dict[str, float]
     chi2: float
     dof: int
+    dof_effective: float
+    p_value: float
     flags: int
     model_flux: Float64[np.ndarray, " pixel"]
     continuum: Float64[np.ndarray, " pixel"]
@@ -92,6 +100,7 @@ class Fit:
     emulator: Any
     laplace: Laplace
     problem: Problem = field(repr=False)
+    setup: Setup = field(repr=False)
     seconds: float
 
     @property
@@ -158,6 +167,8 @@ class Fit:
             "fixed": dict(self.fixed),
             "chi2": float(self.chi2),
             "dof": int(self.dof),
+            "dof_effective": float(self.dof_effective),
+            "p_value": float(self.p_value),
             "flags": int(self.flags),
             "flag_names": flag_table.names(self.flags),
             "mismatch": float(self.mismatch),
@@ -188,7 +199,8 @@ class Fit:
             f"{name}={value:.5g}±{error:.2g}"
             for name, value, error in zip(self.names, self.values, self.error, strict=True)
         ]
-        return f"Fit({', '.join(parts)}, chi2/dof={self.chi2:.0f}/{self.dof}, flags={self.flags})"
+        quality = f"chi2/dof={self.chi2:.0f}/{self.dof_effective:.0f}, flags={self.flags}"
+        return f"Fit({', '.join(parts)}, {quality})"
 
 
 def _held_entry(value: float) -> dict[str, float]:
@@ -205,7 +217,7 @@ def fit(
     emulator: Any = None,
     *,
     fixed: Mapping[str, float | int] | None = None,
-    priors: Mapping[str, Any] | None = None,
+    priors: Mapping[Any, Any] | None = None,
     noise: str | None = None,
     law: ScalingLaw | None = None,
     continuum_degree: int | Mapping[str, int] | None = None,
@@ -226,7 +238,8 @@ def fit(
     fixed : mapping, optional
         Parameters to hold, such as ``{"vmic": 1.0, "v_rad": 0.0}``.
     priors : mapping, optional
-        ``numpyro.distributions.Uniform`` or ``Normal`` by name, in place of the defaults of
+        ``numpyro.distributions.Uniform``, ``Normal`` or ``TruncatedNormal`` by name, or
+        ``MultivariateNormal`` by a tuple of names, in place of the defaults of
         `stellarfit.priors`. ``v_mac`` is held at 0 unless it has one, and so is
         ``zero_point_<arm>``, the velocity [km/s] of an arm against that of the first.
     noise : {"law", "validation", "none"}, optional
@@ -357,7 +370,8 @@ def _report(
     by_mismatch = np.sqrt(whole - known)
     systematic = np.hypot(emulator_error, by_mismatch)
     flux, continuum = setup.predict(problem, values)
-    chi2 = setup.chi2(values, emulator_covariance)
+    expected = setup.expected(emulator_covariance)
+    chi2, dof_effective, p_value = measure_goodness(expected, values, emulator_covariance)
     dof = len(setup.keep) - len(values) - len(problem.continuum.mean)
     weight = np.zeros(len(spectrum))
     weight[setup.keep] = 1.0 if mismatch is None else mismatch.weight
@@ -384,7 +398,7 @@ def _report(
         flags |= Flag.SYSTEMATIC
     if mismatch is not None and mismatch.scatter > 0:
         flags |= Flag.MISMATCH
-    if MaskBit.SPIKE.name.lower() in spectrum.mask_counts():
+    if "spike" in spectrum.mask_counts():
         flags |= Flag.SPIKES
     if "v_rad" in prior.names and _is_of_another_medium(values[prior.names.index("v_rad")]):
         flags |= Flag.AIR_VACUUM
@@ -406,6 +420,8 @@ def _report(
         fixed=setup.held,
         chi2=chi2,
         dof=dof,
+        dof_effective=dof_effective,
+        p_value=p_value,
         flags=int(flags),
         model_flux=flux,
         continuum=continuum,
@@ -415,5 +431,6 @@ def _report(
         emulator=setup.emulator,
         laplace=gaussian,
         problem=problem,
+        setup=setup,
         seconds=time.perf_counter() - began,
     )

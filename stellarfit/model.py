@@ -218,6 +218,8 @@ def stellar_model(
         names = problem.prior.names
         values = {name: numpyro.sample(name, problem.prior.distribution(name)) for name in names}
         stacked = jnp.stack([jnp.asarray(values[name], jnp.float64) for name in names])
+        if problem.prior.tied.any():
+            numpyro.factor("prior", problem.prior.log_joint(stacked))
         numpyro.factor("spectrum", problem.log_likelihood(stacked))
         return values
 

@@ -81,10 +81,10 @@ def curvature(
     coupling = normal[:num, num:last]
     hessian = normal[:num, :num] - coupling @ jnp.linalg.solve(nuisance, coupling.T)
     gradient = -normal[:num, last]
-    gradient += slope * prior.precision * (values - prior.mean)
+    gradient += slope * (prior.precision @ (values - prior.mean))
     gradient += bounded * (2 * jax.nn.sigmoid(position) - 1)
     spread = jax.nn.sigmoid(position) * jax.nn.sigmoid(-position)
-    hessian += jnp.diag(slope**2 * prior.precision + bounded * 2 * spread)
+    hessian += slope[:, None] * prior.precision * slope + jnp.diag(bounded * 2 * spread)
     cost = _cost(problem, position, normalized, coefficients, bounded)
     return Curvature(cost, gradient, hessian)
 

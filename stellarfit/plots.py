@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter
 
+from emulators.errors import InputError
+
 from .arms import ZERO_POINT, Arms
 
 _INK, _MODEL, _MASK, _TRUTH = "#20252b", "#d1495b", "#c9ced6", "#1b7f79"
@@ -18,7 +20,7 @@ _SPARED, _UNUSED = "#e08e1b", "#98a1ab"
 _ROW_WIDTH = 50.0  # Angstrom a row: lines of a cool star can still be told apart
 _MOST_ROWS = 6
 _A_LINE = 6  # labels in one line of the headline
-_STYLE: Any = {
+STYLE: Any = {
     "axes.edgecolor": "#8a929c",
     "axes.labelcolor": _INK,
     "axes.linewidth": 0.8,
@@ -65,12 +67,13 @@ def plot_fit(fit: Any) -> Figure:
     """
     from matplotlib import rc_context
 
-    views = _views(fit)
-    most = max(_MOST_ROWS // len(views), 1)
-    rows = [row for view in views for row in _rows(view, most)]
-    with rc_context(_STYLE):
+    spectrum = fit.spectrum
+    residual = (spectrum.flux - fit.model_flux) * np.sqrt(spectrum.ivar)
+    arrays = (fit.model_flux, fit.weight, residual)
+    rows = lay_rows([_View(*parts) for parts in split_arms(spectrum, *arrays)])
+    with rc_context(STYLE):
         head = 0.65 + 0.25 * np.ceil((len(fit.names) + len(fit.fixed)) / _A_LINE)
-        figure = _figure(13.0, 0.5 + head + 2.55 * len(rows))
+        figure = new_figure(13.0, 0.5 + head + 2.55 * len(rows))
         height = figure.get_figheight()
         grid = figure.add_gridspec(
             len(rows), 1, left=0.055, right=0.985, bottom=0.5 / height,
@@ -103,8 +106,8 @@ def plot_budget(fit: Any) -> Figure:
         "model mismatch": (fit.error_mismatch, _SPARED),
     }
     place = np.arange(len(fit.names))
-    with rc_context(_STYLE):
-        figure = _figure(7.0, 1.1 + 0.27 * len(fit.names))
+    with rc_context(STYLE):
+        figure = new_figure(7.0, 1.1 + 0.27 * len(fit.names))
         height = figure.get_figheight()
         panel = figure.add_axes((0.14, 0.55 / height, 0.66, 1 - 0.95 / height))
         left = np.zeros(len(fit.names))
@@ -135,21 +138,27 @@ def plot_corner(
     truth : mapping, optional
         Known values, drawn as lines.
     names : sequence of str, optional
-        The parameters to show; all of them otherwise.
+        What to show of ``posterior.draws``: parameters, or [X/H] such as ``mg_h``. By default all
+        parameters.
+
+    Raises
+    ------
+    InputError
+        A name that the posterior does not have.
     """
     from matplotlib import rc_context
 
-    every = list(posterior.names)
-    names = list(names or every)
-    flat = np.asarray(posterior.samples, np.float64).reshape(-1, len(every))
-    draws = flat[:, [every.index(name) for name in names]]
+    known, names = posterior.draws, list(names or posterior.names)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"names: unknown {unknown[0]!r}; known: {', '.join(known)}")
+    draws = np.stack([known[name].ravel() for name in names], axis=1)
     num = len(names)
     # Small panels carry few ticks; large ones have room for more.
     size = float(np.clip(16.0 / num, 1.15, 2.4))
     small = float(np.clip(4.2 * size, 6.5, 9))
     limits = [_range(draws[:, i], (truth or {}).get(name)) for i, name in enumerate(names)]
-    with rc_context(_STYLE | {"xtick.labelsize": small, "ytick.labelsize": small}):
-        figure = _figure(size * num + 1.15, size * num + 1.2)
+    with rc_context(STYLE | {"xtick.labelsize": small, "ytick.labelsize": small}):
+        figure = new_figure(size * num + 1.15, size * num + 1.2)
         side_x, side_y = figure.get_size_inches()
         grid = figure.add_gridspec(
             num, num, left=0.85 / side_x, right=1 - 0.3 / side_x, bottom=0.85 / side_y,
@@ -169,7 +178,34 @@ def plot_corner(
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def split_arms(spectrum: Any, *arrays: np.ndarray) -> list[tuple[Any, ...]]:
+    """Name, spectrum and own pixels of some arrays, of every arm with a good pixel.
+
+    The last axis of the arrays is that of the pixels; the name of a spectrum that is the only one
+    is empty.
+    """
+    if not isinstance(spectrum, Arms):
+        return [("", spectrum, *arrays)]
+    parts = [spectrum.split(array) for array in arrays]
+    return [
+        (name, one, *(part[name] for part in parts))
+        for name, one in spectrum.spectra.items()
+        if name not in spectrum.unused
+    ]
+
+
+def lay_rows(views: Sequence[Any]) -> list[tuple[Any, float, float]]:
+    """Rows of a picture: what has a `spectrum`, first and last wavelength [vacuum Angstrom]."""
+    most, rows = max(_MOST_ROWS // len(views), 1), []
+    for view in views:
+        start, stop = view.spectrum.wavelength[view.spectrum.good][[0, -1]]
+        number = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, most))
+        rows += [(view, *ends) for ends in pairwise(np.linspace(start, stop, number + 1))]
+    return rows
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure [inches] without global state."""
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -183,27 +219,6 @@ class _View(NamedTuple):
     model_flux: np.ndarray
     weight: np.ndarray
     residual: np.ndarray
-
-
-def _views(fit: Any) -> list[_View]:
-    """Arms without a good pixel are left out."""
-    spectrum = fit.spectrum
-    residual = (spectrum.flux - fit.model_flux) * np.sqrt(spectrum.ivar)
-    arrays = (fit.model_flux, fit.weight, residual)
-    if not isinstance(spectrum, Arms):
-        return [_View("", spectrum, *arrays)]
-    model, weight, residual = (spectrum.split(array) for array in arrays)
-    return [
-        _View(name, one, model[name], weight[name], residual[name])
-        for name, one in spectrum.spectra.items()
-        if name not in spectrum.unused
-    ]
-
-
-def _rows(view: _View, most: int) -> list[tuple[_View, float, float]]:
-    start, stop = view.spectrum.wavelength[view.spectrum.good][[0, -1]]
-    number = int(np.clip(np.ceil((stop - start) / _ROW_WIDTH), 1, most))
-    return [(view, low, high) for low, high in pairwise(np.linspace(start, stop, number + 1))]
 
 
 def _flux_limits(view: _View) -> tuple[float, float]:
@@ -222,7 +237,7 @@ def _draw_row(top, bottom, view, start, stop) -> None:
     wavelength, good = spectrum.wavelength, spectrum.good
     for axes in (top, bottom):
         axes.set_xlim(start, stop)
-        for low, high in _bad_spans(wavelength, spectrum.width, good, start, stop):
+        for low, high in bad_spans(wavelength, spectrum.width, good, start, stop):
             axes.axvspan(low, high, facecolor="#eceff3", edgecolor=_MASK, hatch="////", lw=0)
     # Two orders may overlap, so pixels are dots joined by nothing; the model is one line.
     shown = (wavelength >= start) & (wavelength <= stop)
@@ -245,7 +260,7 @@ def _draw_row(top, bottom, view, start, stop) -> None:
     bottom.yaxis.set_major_locator(MaxNLocator(3, prune="upper"))
 
 
-def _bad_spans(wavelength, width, good, start, stop) -> list[tuple[float, float]]:
+def bad_spans(wavelength, width, good, start, stop) -> list[tuple[float, float]]:
     """Stretches of masked pixels within the row, as edges [Angstrom]."""
     bad = np.flatnonzero(~good & (wavelength >= start) & (wavelength <= stop))
     if not len(bad):
@@ -263,7 +278,7 @@ def _headline(figure, fit, height) -> None:
     ]
     parts += [f"{label_text(name)} = {value:g} (fixed)" for name, value in fit.fixed.items()]
     lines = ["    ".join(parts[i : i + _A_LINE]) for i in range(0, len(parts), _A_LINE)]
-    title = f"{fit.spectrum.name or 'star'}   χ²/dof = {fit.chi2:.0f}/{fit.dof}"
+    title = f"{fit.spectrum.name or 'star'}   χ²/dof = {fit.chi2:.0f}/{fit.dof_effective:.0f}"
     figure.text(0.055, 1 - 0.30 / height, title, fontsize=13, weight="bold", color=_INK)
     for i, line in enumerate(lines):
         figure.text(0.055, 1 - (0.58 + 0.25 * i) / height, line, fontsize=10, color=_INK)

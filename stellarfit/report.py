@@ -182,7 +182,10 @@ def decimals(error: float) -> int:
 
 def _print_closing(fit: Any, flags: int, out: Path | None) -> None:
     spectrum = fit.spectrum
-    print(f"{spectrum.name}: chi2/dof = {fit.chi2:.0f}/{fit.dof}, {fit.seconds:.1f} s")
+    print(
+        f"{spectrum.name}: chi2/dof = {fit.chi2:.0f}/{fit.dof_effective:.1f}, "
+        f"p = {fit.p_value:.2g}, {fit.seconds:.1f} s"
+    )
     arms = spectrum.spectra.items() if isinstance(spectrum, Arms) else ()
     by_arm = ", ".join(f"{name} {int(one.good.sum())}" for name, one in arms)
     print(

@@ -187,13 +187,12 @@ class Setup:
     def without_mismatch(
         self, error: EmulatorError | None, log_amplitude: Float64[Any, ""] | float
     ) -> Problem:
-        """The problem with photon noise and the emulator's error of one amplitude alone."""
-        if error is None:
-            return self.photons
-        variance = self._photon_variance + np.exp(log_amplitude) * error.variance
-        noise = Noise.build(1 / variance, np.exp(0.5 * log_amplitude) * error.modes)
-        single = NoiseMixture.single(noise)
-        return eqx.tree_at(lambda problem: problem.noise, self.photons, single)
+        """The problem with photon noise and the emulator's error of one amplitude alone.
+
+        As the labels see it, with its floor: what the noise of `freeze` has beside the mismatch.
+        """
+        floor = 1.0 if error is None else error.floor
+        return self._with_error(error, log_amplitude, floor)
 
     def find_mismatch(
         self, values: Float64[Any, " parameter"], error: EmulatorError | None
@@ -208,12 +207,16 @@ class Setup:
             variance = variance + np.exp(self.amplitude.log_factor) * whole
         return find_mismatch(residual, variance, sensitivity, self.parts)
 
-    def chi2(self, values: Float64[Any, " parameter"], error: EmulatorError | None) -> float:
-        """Of the residuals at `values`, by photon noise and the emulator's expected covariance."""
-        expected = 0.0 if self.amplitude is None else self.amplitude.log_factor
-        problem = self.without_mismatch(error, expected)
-        normalized, continuum = _predict(problem, values)
-        return float(problem.noise.central.chi2(problem.flux - normalized * continuum))
+    def expected(self, error: EmulatorError | None) -> Problem:
+        """The problem with photon noise and the emulator's error as it was expected to be alone.
+
+        As residuals see it, without the floor, which only a change of the labels meets. So it is
+        exact across the directions of the labels and of shift and broadening. Along them it is
+        too small by up to (floor - 1) times the incoherent variance, since the modes are what
+        exceeds the floor; of the residuals of a fit next to nothing lies there.
+        """
+        log_amplitude = 0.0 if self.amplitude is None else self.amplitude.log_factor
+        return self._with_error(error, log_amplitude, 1.0)
 
     def predict(
         self, problem: Problem, values: Float64[Any, " parameter"]
@@ -224,6 +227,14 @@ class Setup:
         level = flux.copy()
         flux[self.keep], level[self.keep] = normalized * continuum, continuum
         return flux, level
+
+    def _with_error(self, error, log_amplitude, floor):
+        if error is None:
+            return self.photons
+        variance = self._photon_variance + np.exp(log_amplitude) * floor * error.variance
+        noise = Noise.build(1 / variance, np.exp(0.5 * log_amplitude) * error.modes)
+        single = NoiseMixture.single(noise)
+        return eqx.tree_at(lambda problem: problem.noise, self.photons, single)
 
     @property
     def _photon_variance(self):

@@ -22,6 +22,7 @@ from .priors import VELOCITIES, Prior
 
 _NUM_TEMPLATES = 64  # a power of two keeps the Sobol sequence balanced
 _TYPICAL_V_SINI = 6.0  # km/s
+_REACH = 2.0  # sigma of a Gaussian prior
 _FWHM = 2.3548200450309493
 
 
@@ -87,21 +88,29 @@ def first_guess(
 
 
 def _templates(prior, seed):
-    """Free parameters of the templates: spread in the leading labels, central in the others."""
+    """Free parameters of the templates: spread in the leading labels, central in the others.
+
+    A Gaussian prior spreads by its width with all else known: of labels that it ties together
+    nothing wider would stay inside.
+    """
     lower, upper = np.asarray(prior.lower), np.asarray(prior.upper)
-    mean, precision = np.asarray(prior.mean), np.asarray(prior.precision)
+    mean = np.clip(np.asarray(prior.mean), lower, upper)
+    precision = np.diagonal(np.asarray(prior.precision))
+    gaussian = precision > 0
+    values = np.tile(np.clip(0.0, lower, upper), (_NUM_TEMPLATES, 1))
+    values[:, gaussian] = mean[gaussian]
     spread = [i for i, name in enumerate(prior.names) if not name.endswith("_fe")]
     spread = [i for i in spread if prior.names[i] not in VELOCITIES]
     spread = [i for i in spread if not prior.names[i].startswith(ZERO_POINT)]
-    values = np.tile(np.clip(0.0, lower, upper), (_NUM_TEMPLATES, 1))
     for i, name in enumerate(prior.names):
-        if name in ("v_sini", "v_mac"):
+        if name in ("v_sini", "v_mac") and not gaussian[i]:
             values[:, i] = np.clip(_TYPICAL_V_SINI, lower[i], upper[i])
     if spread:
         unit = qmc.Sobol(len(spread), rng=np.random.default_rng(seed)).random(_NUM_TEMPLATES)
-        values[:, spread] = lower[spread] + (upper - lower)[spread] * unit
-    gaussian = precision > 0
-    values[:, gaussian] = mean[gaussian]
+        reach = _REACH / np.sqrt(np.where(gaussian, precision, 1.0))
+        low = np.where(gaussian, np.maximum(lower, mean - reach), lower)[spread]
+        high = np.where(gaussian, np.minimum(upper, mean + reach), upper)[spread]
+        values[:, spread] = low + (high - low) * unit
     return values
 
 
@@ -129,13 +138,21 @@ def _match_shifted(arm, flux, low, step, lags, prior, fixed):
     if arm.zero_point in prior.names:
         i = prior.names.index(arm.zero_point)
         velocity = np.clip(velocity, float(prior.lower[i]), float(prior.upper[i]))
-        penalty = float(prior.precision[i]) * (velocity - float(prior.mean[i])) ** 2
+        penalty = _precision_alone(prior, i) * (velocity - float(prior.mean[i])) ** 2
     wide = np.arange(lags[0] + offsets[0], lags[-1] + offsets[-1] + 1)
     chi2 = _match(arm.spectrum, flux, low, step, wide)
     shifted = np.stack([chi2[:, k : k + len(lags)] for k in range(len(offsets))])
     shifted = shifted + penalty[:, None, None]
     best = np.argmin(shifted, axis=0)
     return np.min(shifted, axis=0), velocity[best]
+
+
+def _precision_alone(prior, i):
+    """Of one parameter, whatever those are that a prior ties it to; 0 where it is uniform."""
+    precision = np.asarray(prior.precision)
+    gaussian = np.flatnonzero(np.diagonal(precision))
+    covariance = np.linalg.inv(precision[np.ix_(gaussian, gaussian)])
+    return 1 / covariance[gaussian == i, gaussian == i][0] if i in gaussian else 0.0
 
 
 def _match(spectrum, flux, low, step, lags):

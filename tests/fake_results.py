@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from emulators.labels import LabelSpace
+from stellarfit.abundances import over_hydrogen
 from stellarfit.spectrum import Spectrum
 
 LABELS = ("teff", "logg", "vmic", "fe_h", "mg_fe")
@@ -47,6 +48,8 @@ def fake_fit(seed: int = 0, fixed: dict | None = None, num_pixels: int = 4000) -
         fixed=dict(fixed),
         chi2=float(np.nansum(((flux - model) / 0.01) ** 2)),
         dof=num_pixels - len(names) - 63,
+        dof_effective=num_pixels - 68.5,
+        p_value=0.4,
         flags=0,
         model_flux=model,
         continuum=np.ones(num_pixels),
@@ -68,4 +71,8 @@ def fake_posterior(seed: int = 0, fixed: dict | None = None) -> SimpleNamespace:
     fit = fake_fit(seed, fixed)
     rng = np.random.default_rng(seed + 1)
     samples = rng.multivariate_normal(fit.values, fit.covariance, size=(4, 500))
-    return SimpleNamespace(names=fit.names, samples=samples, stats={}, fit=fit, flags=0, seed=seed)
+    free = dict(zip(fit.names, np.moveaxis(samples, -1, 0), strict=True))
+    draws = free | over_hydrogen(free, fit.fixed)
+    return SimpleNamespace(
+        names=fit.names, samples=samples, draws=draws, stats={}, fit=fit, flags=0, seed=seed
+    )

@@ -190,6 +190,46 @@ def test_first_guess_finds_a_wide_zero_point(emulator):
     assert start["v_rad"] == pytest.approx(TRUTH["v_rad"], abs=4.0)
 
 
+def test_first_guess_takes_a_zero_point_tied_to_the_velocity(emulator):
+    """The velocity of the prior is far off: what ties the two leaves room for both."""
+    arms = Arms.gather(two_arms(zero_point=-21.0))
+    joint = dist.MultivariateNormal(np.zeros(2), np.array([[900.0, -800.0], [-800.0, 900.0]]))
+    prior, held = make_prior(LABELS, None, {("v_rad", "zero_point_red"): joint}, arms.zero_points)
+    start = dict(zip(prior.names, Setup.build(arms, emulator, prior, held).starts[0], strict=True))
+    assert start["zero_point_red"] == pytest.approx(-21.0, abs=4.0)
+    assert start["v_rad"] == pytest.approx(TRUTH["v_rad"], abs=4.0)
+
+
+def test_a_tight_joint_prior_of_velocity_and_zero_point_is_followed(emulator, found):
+    """Their sum is what the red arm tells; their difference is pulled 2 km/s off."""
+    sign = np.array([1.0, -1.0])
+    covariance = 25.0 * np.ones((2, 2)) + 1e-4 * np.outer(sign, sign)
+    given = dist.MultivariateNormal(np.array([TRUTH["v_rad"] + 1.0, ZERO - 1.0]), covariance)
+    pulled = fit(
+        two_arms(), emulator, continuum_degree=2, robust=False,
+        priors={("v_rad", "zero_point_red"): given},
+    )  # fmt: skip
+    place = [found.names.index(name) for name in ("v_rad", "zero_point_red")]
+    assert pulled.values[place] @ sign == pytest.approx(TRUTH["v_rad"] - ZERO + 2.0, abs=0.2)
+    assert abs(found.values[place] @ sign - (TRUTH["v_rad"] - ZERO)) < 1.0
+
+
+def test_goodness_counts_the_continuum_of_every_arm(emulator):
+    """With photon noise alone every parameter and every coefficient is well measured."""
+    fitted = fit(
+        two_arms(), emulator, continuum_degree=2, priors=FREE, robust=False, noise="none"
+    )  # fmt: skip
+    assert fitted.dof <= fitted.dof_effective < fitted.dof + 0.5
+    assert 1e-3 < fitted.p_value <= 1
+    assert fitted.chi2 == pytest.approx(
+        np.nansum((fitted.spectrum.flux - fitted.model_flux) ** 2 * fitted.spectrum.ivar), rel=1e-6
+    )
+    assert f"/{fitted.dof_effective:.0f}" in repr(fitted)
+    held = fit(two_arms(), emulator, continuum_degree=2, robust=False, noise="none",
+               fixed={"zero_point_red": ZERO})  # fmt: skip
+    assert held.dof_effective - fitted.dof_effective == pytest.approx(1.0, abs=0.05)
+
+
 def test_tables_and_pictures(found, single):
     table = make_catalog([found, single])
     assert table["zero_point_red"].unit == "km/s" and table["e_zero_point_red"].unit == "km/s"

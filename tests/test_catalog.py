@@ -19,6 +19,7 @@ def test_values_and_errors_of_a_fit():
     assert row["e_teff_mismatch"] == pytest.approx(5.04)
     assert row["v_micro"] == 1.2 and np.isnan(row["e_v_micro"])
     assert row["v_rad"] == 12.34 and row["dof"] == fit.dof
+    assert row["dof_effective"] == fit.dof_effective and row["p_value"] == fit.p_value
     assert row["num_pixels"] == fit.spectrum.good.sum()
     assert "teff_p50" not in row.colnames
     assert make_catalog([fit])["teff"].unit == "K"

@@ -156,10 +156,10 @@ def test_sample_writes_everything(bench, tmp_path, capsys, exact):
         "--chains", 2, "--warmup", 10, "--samples", 10, "--out", out,
     )  # fmt: skip
     assert "warning: fewer than 100 effective draws" in err
-    assert status == 0 and "R-hat" in text and "fe_h" in text
+    assert status == 0 and "R-hat" in text and "fe_h" in text and "mg_h" in text
     assert files(out) == ["catalog.fits", "corner.png", "fit.png", "posterior.nc"]
     with h5py.File(out / "posterior.nc") as file:
-        assert file["posterior/teff"].shape == (2, 10)
+        assert file["posterior/teff"].shape == file["posterior/mg_h"].shape == (2, 10)
 
 
 def test_info(bench, capsys):

@@ -41,9 +41,16 @@ def values_of(setup):
 
 @pytest.mark.parametrize("snr", [30.0, 200.0, 3000.0])
 def test_mixture_equals_the_integral_over_both_amplitudes(setup, snr):
-    """Nine nodes against a fine grid of two dimensions, from no information on them to much."""
+    """Nine nodes against a fine grid of two dimensions, from no information on them to much.
+
+    Up to a constant, which no sampler sees: the same at the star's labels and a few sigma away.
+    """
     values, problem = values_of(setup), setup.photons
-    error = push(problem, setup.emulator.error_model, values, setup.sizes)
+    plain = eqx.tree_at(
+        lambda model: model.coherent.share_beyond, setup.emulator.error_model, jnp.zeros(())
+    )
+    error = push(problem, plain, values, setup.sizes)
+    assert float(error.floor) == 1.0
     photons = jnp.full(len(problem.flux), (800.0 / snr) ** 2)
     sigma, coherent = 0.4, 0.35
     flux = problem.star(values) * problem.continuum.basis[:, 0]
@@ -54,22 +61,79 @@ def test_mixture_equals_the_integral_over_both_amplitudes(setup, snr):
     found = mix(problem, error, values, photons, jnp.ones(len(flux)), prior)
     columns = problem.star(values)[:, None] * problem.continuum.basis
     residual = problem.flux - columns @ problem.continuum.mean
-    given = residual, columns, problem.continuum.variance
+    rest = columns, problem.continuum.variance
+    information = error.by_free.T @ found.central.solve(error.by_free)
+    steps = error.by_free @ jnp.linalg.inv(jnp.linalg.cholesky(information)).T
+    residuals = residual + jnp.stack([0 * residual, *(1.5 * steps.T), *(-1.5 * steps.T)])
 
     @jax.jit
-    def density(log_amplitude, log_coherent):
+    def densities(log_amplitude, log_coherent):
         variance = photons + jnp.exp(log_amplitude) * error.variance
         modes = jnp.exp(0.5 * (log_amplitude + log_coherent)) * error.modes
-        return Noise.build(1 / variance, modes).log_density(*given)
+        noise = Noise.build(1 / variance, modes)
+        return jax.vmap(lambda residual: noise.log_density(residual, *rest))(residuals)
 
     first = 0.3 - 0.5 * sigma**2 + sigma * np.linspace(-5, 5, 161)
     second = -0.5 * coherent**2 + coherent * np.linspace(-4, 4, 17)
-    log = np.array([[float(density(a, b)) for b in second] for a in first])
-    log -= 0.5 * np.linspace(-5, 5, 161)[:, None] ** 2 + 0.5 * np.linspace(-4, 4, 17) ** 2
+    log = np.array([[densities(a, b) for b in second] for a in first])  # [first, second, residual]
+    known = 0.5 * np.linspace(-5, 5, 161)[:, None] ** 2 + 0.5 * np.linspace(-4, 4, 17) ** 2
+    log -= known[:, :, None]
     top = log.max()
     inner = trapezoid(np.exp(log - top), second, axis=1)
-    truth = top + np.log(trapezoid(inner, first) / (2 * np.pi * sigma * coherent))
-    assert float(found.log_density(*given)) == pytest.approx(truth, abs=0.1)
+    truth = np.log(trapezoid(inner, first, axis=0))
+    mixture = np.array([float(found.log_density(one, *rest)) for one in residuals])
+    assert np.ptp(mixture) > 1
+    np.testing.assert_allclose(mixture - mixture[0], truth - truth[0], atol=0.1)
+
+
+def evidence(noise, residual, columns):
+    """Log normal density with unit-variance columns integrated out, by one dense matrix."""
+    weight, factor = np.asarray(noise.inverse_variance), np.asarray(noise.factor)
+    covariance = np.linalg.inv(np.diag(weight) - factor @ factor.T) + columns @ columns.T
+    return -0.5 * (
+        residual @ np.linalg.solve(covariance, residual) + np.linalg.slogdet(covariance)[1]
+    )
+
+
+def test_a_floor_does_not_change_how_probable_the_nodes_are(setup):
+    """Weights of the nodes with their evidence, dense: those of the same error without a floor."""
+    values, problem = values_of(setup), setup.photons
+    error = push(problem, setup.emulator.error_model, values, setup.sizes)
+    assert float(error.floor) > 3
+    photons = jnp.full(len(problem.flux), (800.0 / 1000.0) ** 2)
+    prior = jnp.asarray(0.2), jnp.asarray(0.5), jnp.asarray(0.3)
+    ones = jnp.ones(len(photons))
+    known = problem.prior
+    spread = np.linalg.cholesky(np.linalg.inv(np.asarray(known.wide)))
+    normalized = problem.star(values)
+    nuisance = np.asarray(normalized)[:, None] * np.asarray(problem.continuum.basis)
+    wide = np.sqrt(np.asarray(problem.continuum.variance))
+    columns = np.hstack([np.asarray(error.by_free) @ spread, nuisance * wide])
+    residual = np.asarray(problem.flux) - nuisance @ np.asarray(problem.coefficients(normalized))
+    chances, weights = [], []
+    for one in (error, error._replace(floor=jnp.ones(()))):
+        found = mix(problem, one, values, photons, ones, prior)
+        nodes = [jax.tree.map(lambda leaf, i=i: leaf[i], found.components) for i in range(9)]
+        log = np.array([evidence(node, residual, columns) for node in nodes])
+        log += np.asarray(found.log_weight)
+        chances.append(np.exp(log - log.max()) / np.exp(log - log.max()).sum())
+        weights.append(np.asarray(found.log_weight))
+    np.testing.assert_allclose(*chances, rtol=1e-4)
+    # The floor does change the densities, and what makes up for it.
+    assert np.ptp(weights[0] - weights[1]) > 1
+
+
+def test_what_is_left_without_mismatch_has_the_floor_and_what_is_expected_has_not(setup):
+    values = values_of(setup)
+    error = setup.emulator_error(values)
+    assert error is not None and float(error.floor) > 3
+    frozen = setup.freeze(values, error).noise
+    alone = setup.without_mismatch(error, float(frozen.log_amplitude)).noise.central
+    for name in ("inverse_variance", "factor", "log_det"):
+        np.testing.assert_allclose(getattr(alone, name), getattr(frozen.central, name), rtol=1e-9)
+    expected = setup.expected(error).noise.central
+    variance = 1 / setup.spectrum.ivar[setup.keep] + error.variance
+    np.testing.assert_allclose(expected.inverse_variance, 1 / variance, rtol=1e-12)
 
 
 def test_residuals_tell_the_amplitude(setup):
@@ -83,8 +147,50 @@ def test_residuals_tell_the_amplitude(setup):
     problem = eqx.tree_at(lambda p: p.flux, problem, jnp.asarray(seen))
     prior = jnp.asarray(0.0), jnp.asarray(0.5), jnp.asarray(0.3)
     found = mix(problem, error, values, photons, jnp.ones(len(flux)), prior)
-    amplitude = (1 / found.central.inverse_variance - photons) / error.variance
+    amplitude = (1 / found.central.inverse_variance - photons) / (error.floor * error.variance)
     np.testing.assert_allclose(amplitude, 3.0, rtol=0.3)
+
+
+def test_amplitude_is_judged_with_the_labels_as_free_as_their_prior_leaves_them(setup):
+    """Against dense matrices, with a joint prior that lies beside the labels."""
+    values = values_of(setup)
+    error = push(setup.photons, setup.emulator.error_model, values, setup.sizes)
+    photons = jnp.full(len(setup.photons.flux), (800.0 / 200.0) ** 2)
+    sigma = np.array([10.0, 0.02])
+    covariance = np.outer(sigma, sigma) * np.array([[1.0, 0.7], [0.7, 1.0]])
+    precision = np.zeros((6, 6))
+    precision[:2, :2] = np.linalg.inv(covariance)
+    mean = np.asarray(values) + np.array([60.0, -0.1, 0, 0, 0, 0])
+    problem = eqx.tree_at(
+        lambda p: (p.prior.precision, p.prior.mean),
+        setup.photons,
+        (jnp.asarray(precision), jnp.asarray(mean)),
+    )
+    prior = jnp.asarray(0.2), jnp.asarray(0.5), jnp.asarray(0.3)
+    found = mix(problem, error, values, photons, jnp.ones(len(photons)), prior)
+    box = np.diag(12 / np.asarray(problem.prior.upper - problem.prior.lower) ** 2)
+    spread = np.linalg.inv(precision + box)
+    normalized = problem.star(values)
+    nuisance = np.asarray(normalized)[:, None] * np.asarray(problem.continuum.basis)
+    free = np.asarray(error.by_free)
+    residual = np.asarray(problem.flux) - nuisance @ np.asarray(problem.coefficients(normalized))
+    residual -= free @ (spread @ precision @ (mean - np.asarray(values)))
+    known = (
+        free @ spread @ free.T + (nuisance * np.asarray(problem.continuum.variance)) @ nuisance.T
+    )
+    modes = np.asarray(error.modes)
+    grid = 0.2 - 0.125 + 0.5 * np.linspace(-4, 4, 25)
+    log = []
+    for one in grid:
+        dense = known + np.exp(one) * (np.diag(np.asarray(error.variance)) + modes @ modes.T)
+        dense += np.diag(np.asarray(photons))
+        quadratic = residual @ np.linalg.solve(dense, residual)
+        log.append(-0.5 * (quadratic + np.linalg.slogdet(dense)[1] + ((one - 0.075) / 0.5) ** 2))
+    chance = np.exp(np.array(log) - np.max(log))
+    expected = chance @ grid / chance.sum()
+    assert float(found.log_amplitude) == pytest.approx(expected, abs=1e-4)
+    flat = mix(setup.photons, error, values, photons, jnp.ones(len(photons)), prior)
+    assert abs(float(flat.log_amplitude) - expected) > 0.05  # the prior does matter here
 
 
 def test_velocities_move_and_broaden_the_error(setup):

@@ -81,6 +81,20 @@ def test_numpyro_model_has_the_density_of_the_problem(emulator, found):
     assert potential(at) - potential(other) == pytest.approx(expected, rel=1e-6)
 
 
+def test_numpyro_model_has_the_density_of_a_joint_prior(emulator):
+    covariance = jnp.asarray([[60.0**2, 0.9 * 60 * 0.2], [0.9 * 60 * 0.2, 0.2**2]])
+    joint = {("teff", "logg"): dist.MultivariateNormal(jnp.asarray([5250.0, 2.9]), covariance)}
+    tied = fit(fake_star(), emulator, continuum_degree=2, priors=joint)
+    model = stellar_model(tied.spectrum, emulator, fit=tied)
+    at, other = tied.laplace.mode, tied.laplace.mode + jnp.asarray([0.3, -0.3, 0, 0, 0, 0])
+
+    def potential(position):
+        return float(potential_energy(model, (), {}, dict(zip(tied.names, position, strict=True))))
+
+    expected = float(tied.problem.log_density(other) - tied.problem.log_density(at))
+    assert potential(at) - potential(other) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_user_can_extend_the_model(emulator, found):
     model = stellar_model(found.spectrum, emulator, fit=found)
 

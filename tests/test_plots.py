@@ -8,6 +8,7 @@ import pytest
 from fake_results import fake_fit, fake_posterior
 from matplotlib.patches import Rectangle
 
+from emulators.errors import InputError
 from stellarfit.plots import label_text, plot_budget, plot_corner, plot_fit, value_text
 
 
@@ -61,6 +62,10 @@ def test_corner_has_every_pair_and_the_truth():
     truth = [line for axes in figure.axes for line in axes.lines if line.get_color() == "#1b7f79"]
     assert len(truth) == num  # the first column
     assert len(plot_corner(posterior, names=("teff", "logg")).axes) == 3
+    derived: Any = plot_corner(posterior, names=("teff", "mg_h"), truth={"mg_h": 0.03})
+    assert derived.axes[-1].get_xlabel() == "[Mg/H]"
+    with pytest.raises(InputError, match="names: unknown 'ca_h'; known: teff, logg"):
+        plot_corner(posterior, names=("ca_h",))
 
 
 def test_saving_needs_no_pyplot(tmp_path):

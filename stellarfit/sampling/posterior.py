@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from .. import flags as flag_table
+from ..abundances import over_hydrogen
 from .diagnostics import e_bfmi, ess, judge, r_hat
+from .predictive import Predictive, predict
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,21 +69,31 @@ class Posterior:
         """Posterior standard deviation of each parameter."""
         return self.samples.std(axis=(0, 1), ddof=1)
 
+    @property
+    def draws(self) -> dict[str, Float64[np.ndarray, "chain draw"]]:
+        """By name: the free parameters, then ``<element>_h``, [X/H] = [X/Fe] + [Fe/H] [dex]."""
+        free = dict(zip(self.names, np.moveaxis(self.samples, -1, 0), strict=True))
+        return free | over_hydrogen(free, self.fit.fixed)
+
     def summary(self) -> Any:
-        """An astropy Table, one row a parameter: moments, percentiles, R-hat, effective draws."""
+        """An astropy Table of moments, percentiles, R-hat and effective draws.
+
+        One row a parameter, then one an abundance [X/H] that follows from them.
+        """
         from astropy.table import Table
 
-        low, middle, high = np.percentile(self.samples, [16, 50, 84], axis=(0, 1))
+        samples = np.stack(list(self.draws.values()), axis=-1)
+        low, middle, high = np.percentile(samples, [16, 50, 84], axis=(0, 1))
         table = Table(
             {
-                "name": list(self.names),
-                "mean": self.mean,
-                "sigma": self.sigma,
+                "name": list(self.draws),
+                "mean": samples.mean(axis=(0, 1)),
+                "sigma": samples.std(axis=(0, 1), ddof=1),
                 "p16": low,
                 "p50": middle,
                 "p84": high,
-                "r_hat": r_hat(self.samples),
-                "ess": ess(self.samples),
+                "r_hat": r_hat(samples),
+                "ess": ess(samples),
             }
         )
         table.meta = {
@@ -95,7 +107,7 @@ class Posterior:
         return table
 
     def to_arviz(self) -> Any:
-        """An ArviZ InferenceData with posterior and sample statistics."""
+        """An ArviZ InferenceData: all of `draws`, and the sample statistics."""
         import arviz  # late: it takes a second and announces its next version
 
         attributes = {
@@ -109,15 +121,32 @@ class Posterior:
             "flags": int(self.flags) | int(self.fit.flags),
         }
         return arviz.from_dict(
-            posterior={name: self.samples[:, :, i] for i, name in enumerate(self.names)},
+            posterior=self.draws,
             sample_stats=dict(self.stats),
             posterior_attrs=attributes,
         )
 
+    def predictive(self, num: int = 200, *, seed: int = 0) -> Predictive:
+        """Replicated spectra under the full noise, and p-values of how the data compare.
+
+        Parameters
+        ----------
+        num : int
+            Draws that are replicated, one spectrum each.
+        seed : int
+            Of which draws, and of their noise.
+
+        Raises
+        ------
+        InputError
+            If there are not so many draws.
+        """
+        return predict(self, num, seed)
+
     def plot_corner(
         self, truth: Mapping[str, float] | None = None, names: Sequence[str] | None = None
     ) -> Any:
-        """All pairs of parameters, as a matplotlib figure."""
+        """All pairs of parameters, or of some `draws` by name, as a matplotlib figure."""
         from ..plots import plot_corner
 
         return plot_corner(self, truth, names)

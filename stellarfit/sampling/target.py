@@ -164,9 +164,8 @@ def _whiten(problem, values):
     origin = jnp.clip(values, prior.lower + margin, prior.upper - margin)
     jacobian = _jacobian(problem, origin)
     curvature = _quadratic(problem, problem.noise.central, origin, jacobian)[1]
-    # What the data leave open has the variance of its box.
-    box = 12 / (prior.upper - prior.lower) ** 2
-    precision = curvature + jnp.diag(prior.precision + box)
+    # What data and prior leave open has the variance of its box.
+    precision = curvature + prior.wide
     # Labels differ by powers of ten: inverted with a diagonal of ones.
     unit = 1 / jnp.sqrt(jnp.diagonal(precision))
     covariance = jnp.linalg.inv(precision * unit[:, None] * unit) * unit[:, None] * unit
