@@ -53,7 +53,7 @@ SENTENCES = {
     Flag.LOW_ESS: "fewer than 100 effective draws a chain for some parameter; sample longer",
     Flag.LAW_MISMATCH: "the scaling law and held-out spectra disagree by more than a factor 2",
     Flag.SPIKES: "pixels far above the continuum were left out: cosmic rays, or emission",
-    Flag.AIR_VACUUM: "v_rad is what a slow star would have if air and vacuum were mixed up: check it",
+    Flag.AIR_VACUUM: "v_rad is what a slow star has whose air and vacuum were mixed up: check it",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
 }
 
