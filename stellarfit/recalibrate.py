@@ -25,7 +25,7 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
 
     So the truths of `found` are taken for draws from Gaussians about the posterior means, cut off
     at the label box, with a factor on the sigma of each label: that of the maximum likelihood.
-    The factors multiply `CoherentError.stretch`, the square of their median `share_beyond`. Test
+    The factors multiply `CoherentError.widening`, the square of their median `share_beyond`. Test
     the result on other stars.
 
     Parameters
@@ -61,9 +61,9 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
     coherent = emulator.error_model.coherent
     # What a typical label errs more than the model says, it errs beyond first order.
     errors = eqx.tree_at(
-        lambda model: (model.coherent.stretch, model.coherent.share_beyond),
+        lambda model: (model.coherent.widening, model.coherent.share_beyond),
         emulator.error_model,
-        (coherent.stretch * factor, coherent.share_beyond * np.median(factor) ** 2),
+        (coherent.widening * factor, coherent.share_beyond * np.median(factor) ** 2),
     )
     record = emulator.record
     record["error_model"] = record.get("error_model", {}) | {

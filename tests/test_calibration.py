@@ -140,7 +140,7 @@ def test_recalibration_is_what_the_truths_say():
     np.testing.assert_allclose([about["factor"][name] for name in LABELS.names], factor, rtol=0.08)
     models: list[Any] = [one.error_model for one in (emulator, found)]
     before, after = (model.coherent for model in models)
-    np.testing.assert_allclose(after.stretch / before.stretch, factor, rtol=0.08)
+    np.testing.assert_allclose(after.widening / before.widening, factor, rtol=0.08)
     assert float(after.share_beyond / before.share_beyond) == pytest.approx(1.5**2, rel=0.15)
 
 
