@@ -41,7 +41,9 @@ class CoherentError(eqx.Module):
     share
         Of the expected energy along each direction, the strongest first.
     stretch
-        By which factor each label errs more than directions alone would say.
+        By which factor each label errs more than directions alone would say, to first order.
+    widening
+        Factor on that, which fits of synthesised stars showed; 1 where none were made.
     share_velocity
         Along the derivatives by a shift and by a broadening of all lines.
     resolved
@@ -57,10 +59,16 @@ class CoherentError(eqx.Module):
     amplitude: ErrorAmplitude
     share: Float[Array, " label"]
     stretch: Float[Array, " label"]
+    widening: Float[Array, " label"]
     share_velocity: Float[Array, "2"]
     resolved: Float[Array, ""]
     exponent: Float[Array, ""]
     share_beyond: Float[Array, ""]
+
+    @property
+    def first_order(self) -> "CoherentError":
+        """The same without the widening: for estimates that are linear in the labels."""
+        return eqx.tree_at(lambda c: c.widening, self, jnp.ones_like(self.widening))
 
     def floor(
         self, pixels: Real[Array, ""] | int, resolved: Float[Array, ""] | float
@@ -119,7 +127,9 @@ class CoherentError(eqx.Module):
         floor = self.floor(pixels, resolved)
         size = jnp.sqrt(jnp.maximum(energy * self.amplitude(labels) * self.share - floor, 0.0))
         velocity = jnp.sqrt(jnp.maximum(energy * self.share_velocity - floor, 0.0))
-        along = (basis.projected * self.stretch) @ (basis.right * basis.inverse * size)
+        along = (basis.projected * self.stretch * self.widening) @ (
+            basis.right * basis.inverse * size
+        )
         modes = jnp.concatenate([along, basis.velocity * velocity], axis=1)
         return modes * jnp.sqrt(variance)[:, None]
 
@@ -312,6 +322,7 @@ def _summary(fine, coarse, labels, space, pixels):
         amplitude=eqx.tree_at(lambda a: a.scatter, amplitude, jnp.asarray(scatter)),
         share=jnp.asarray(share),
         stretch=jnp.asarray(np.where(stretch > 0, stretch, 1.0)),
+        widening=jnp.ones(len(space)),
         share_velocity=jnp.asarray(np.mean(fine.velocity, axis=0)),
         resolved=jnp.asarray(resolved),
         exponent=jnp.asarray(max(growth / np.log(_COARSER), 0.0)),

@@ -154,8 +154,10 @@ def observed_covariance(
     flux, by_label, by_shift = _observed_derivatives(emulator, labels, pixels)
     at = jnp.asarray(labels)
     seen = pixels.observe(np.asarray(errors.wavelength), np.asarray(errors.patterns))
+    coherent = errors.coherent.first_order
+    floor = coherent.floor(len(pixels.wavelength), pixels.resolved)
     variance = errors.amplitude(at) * errors.variance(jnp.asarray(seen))
-    modes = errors.coherent.modes(
+    modes = coherent.modes(
         at,
         variance,
         jnp.asarray(by_label),
@@ -164,7 +166,7 @@ def observed_covariance(
         jnp.asarray(flux[:, None] * _chebyshev(pixels.wavelength, continuum_degree)),
         pixels.resolved,
     )
-    return Covariance(np.asarray(variance), np.asarray(modes))
+    return Covariance(np.asarray(floor * variance), np.asarray(modes))
 
 
 class Design(NamedTuple):

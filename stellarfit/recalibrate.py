@@ -3,38 +3,30 @@
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import minimize_scalar
-from scipy.special import digamma, polygamma
-from scipy.stats import t as student
+from scipy.stats import norm
 
 from emulators.emulator import Emulator
 from emulators.errors import InputError
 
 from .calibration import Calibration, identity
 
-# Degrees of freedom that are looked at, in ln: from tails of which a variance is hardly known to
-# some that nobody tells from a Gaussian's; and factors on the errors.
-_DEGREES = (np.log(2.5), np.log(200.0))
-_FACTORS = (np.log(0.3), np.log(30.0))
-_FEWEST = 100  # stars, below which a tail cannot be seen
+_FACTORS = (np.log(0.3), np.log(30.0))  # on the errors, that are looked at
 
 
 def recalibrate(emulator: Any, found: Calibration) -> Any:
     """The emulator with the error of each label as fits of synthesised stars showed it.
 
-    The error model is measured to first order in the labels. Where a label changes a spectrum by
-    no more than the emulator errs (oxygen, by the molecules that it takes carbon from), the error
-    at one value of it is not that at another, and fits go further astray than first order says.
+    The error model is measured to first order in the labels, and by its mean beyond. Where a label
+    changes a spectrum by no more than the emulator errs (oxygen, by the molecules that it takes
+    carbon from), fits go further astray than that says.
 
-    So the truths of `found` are taken for draws from Student's t distributions about the posterior
-    means, cut off at the label box: each label has a factor on its sigma, all have the same
-    degrees of freedom, and both are those of the maximum likelihood. The factors multiply
-    `CoherentError.stretch`, the square of their median the `share_beyond` first order; the tails,
-    as a scatter of ln(variance) from star to star, join that of the coherent part's amplitude.
-    Test the result on other stars.
+    So the truths of `found` are taken for draws from Gaussians about the posterior means, cut off
+    at the label box, with a factor on the sigma of each label: that of the maximum likelihood.
+    The factors multiply `CoherentError.widening`, the square of their median `share_beyond`. Test
+    the result on other stars.
 
     Parameters
     ----------
@@ -47,7 +39,7 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
     ------
     InputError
         A calibration of another emulator, of this one with another error model, of fits that do
-        not use it, or of fewer than 100 stars whose chains moved.
+        not use it.
     """
     space = emulator.label_space
     if found.emulator != identity(emulator):
@@ -61,33 +53,17 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
             "give those of 'law' or 'validation'"
         )
     moved = ~found.stuck
-    if moved.sum() < _FEWEST:
-        raise InputError(
-            f"calibrate: {moved.sum()} stars tell no tails; give {_FEWEST} or more to recalibrate"
-        )
     mean, sigma, truth = (
         array[moved, : len(space)] for array in (found.mean, found.sigma, found.truth)
     )
     box = np.asarray(space.lower), np.asarray(space.upper)
-    factor, degrees = fit_student(mean, sigma, truth, box)
-    errors = emulator.error_model
-    # ln of a t distribution's variance, star by star: its mean and its own variance.
-    shift = np.log(degrees / 2) - digamma(degrees / 2)
-    wider = float(polygamma(1, degrees / 2))
-    # The amplitude's ln is taken to lie half its variance below zero (`mix`), so that its mean is
-    # one; the t distribution's is not.
-    stretch = errors.coherent.stretch * factor * np.exp(0.5 * (shift + 0.5 * wider))
-    scatter = jnp.hypot(errors.coherent.amplitude.scatter, jnp.sqrt(wider))
-    # What a typical label errs more than first order says, it errs beyond first order.
-    beyond = errors.coherent.share_beyond * np.median(factor) ** 2
+    factor = find_factors(mean, sigma, truth, box)
+    coherent = emulator.error_model.coherent
+    # What a typical label errs more than the model says, it errs beyond first order.
     errors = eqx.tree_at(
-        lambda model: (
-            model.coherent.stretch,
-            model.coherent.amplitude.scatter,
-            model.coherent.share_beyond,
-        ),
-        errors,
-        (stretch, scatter, beyond),
+        lambda model: (model.coherent.widening, model.coherent.share_beyond),
+        emulator.error_model,
+        (coherent.widening * factor, coherent.share_beyond * np.median(factor) ** 2),
     )
     record = emulator.record
     record["error_model"] = record.get("error_model", {}) | {
@@ -95,7 +71,6 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
             "stars": int(moved.sum()),
             "snr": sorted(set(found.snr.tolist())),
             "factor": dict(zip(space.names, np.round(factor, 3).tolist(), strict=True)),
-            "degrees_of_freedom": round(degrees, 2),
         }
     }
     return Emulator(
@@ -103,13 +78,13 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
     )
 
 
-def fit_student(
+def find_factors(
     mean: Float64[np.ndarray, "star label"],
     sigma: Float64[np.ndarray, "star label"],
     truth: Float64[np.ndarray, "star label"],
     box: tuple[Float64[np.ndarray, " label"], Float64[np.ndarray, " label"]],
-) -> tuple[Float64[np.ndarray, " label"], float]:
-    """Factor on each label's sigma, and the degrees of freedom common to all.
+) -> Float64[np.ndarray, " label"]:
+    """Factor on each label's sigma, by the maximum likelihood of the truths.
 
     Parameters
     ----------
@@ -120,26 +95,16 @@ def fit_student(
     box
         Its lower and upper edges.
     """
-
-    def best(log_degrees):
-        parts = zip(mean.T, sigma.T, truth.T, *box, strict=True)
-        found = [_best_factor(np.exp(log_degrees), *part) for part in parts]
-        return sum(cost for _, cost in found), np.array([factor for factor, _ in found])
-
-    result: Any = minimize_scalar(lambda x: best(x)[0], bounds=_DEGREES, method="bounded")
-    return best(result.x)[1], float(np.exp(result.x))
+    parts = zip(mean.T, sigma.T, truth.T, *box, strict=True)
+    return np.array([_best_factor(*part) for part in parts])
 
 
-def _best_factor(degrees, mean, sigma, truth, low, high):
-    """Factor on sigma of the maximum likelihood, and minus its logarithm."""
-
+def _best_factor(mean, sigma, truth, low, high):
     def cost(log_factor):
         scale = np.exp(log_factor) * sigma
-        ends = (student.cdf((end - mean) / scale, degrees) for end in (low, high))
-        below, above = ends
-        inside = np.maximum(above - below, np.finfo(float).tiny)
-        density = student.logpdf((truth - mean) / scale, degrees) - np.log(scale)
-        return -np.sum(density - np.log(inside))
+        below, above = ((end - mean) / scale for end in (low, high))
+        inside = np.maximum(norm.cdf(above) - norm.cdf(below), np.finfo(float).tiny)
+        return -np.sum(norm.logpdf((truth - mean) / scale) - np.log(scale * inside))
 
     result: Any = minimize_scalar(cost, bounds=_FACTORS, method="bounded")
-    return np.exp(result.x), result.fun
+    return np.exp(result.x)

@@ -113,14 +113,14 @@ def test_command_reads_a_folder(tmp_path, capsys):
     assert "no results" in capsys.readouterr().err
 
 
-def far_off(emulator, degrees, factor, stars=2000):
-    """Fits whose truths follow t distributions, `factor` times as wide as they say."""
+def far_off(emulator, factor, stars=2000):
+    """Fits whose truths scatter `factor` times as wide as they say."""
     space, rng = emulator.label_space, np.random.default_rng(8)
     lower, upper = np.asarray(space.lower), np.asarray(space.upper)
     truth = rng.uniform(lower, upper, (stars, len(space)))
     # From a hundredth of the box to half of it: the box, too, keeps an error in bounds.
     right = 0.01 * 50 ** rng.uniform(size=(stars, 1)) * (upper - lower)
-    mean = truth + right * rng.standard_t(degrees, truth.shape)
+    mean = truth + right * rng.normal(size=truth.shape)
     # A posterior in a box has its mean in it; given the mean, the truth is as it says.
     inside = np.all((mean > lower) & (mean < upper), axis=1)
     found = made_up(int(inside.sum()), of=identity(emulator))
@@ -130,41 +130,28 @@ def far_off(emulator, degrees, factor, stars=2000):
     return found
 
 
-@pytest.mark.parametrize("degrees", [4.0, 1e6])
-def test_recalibration_is_what_the_truths_say(degrees):
+def test_recalibration_is_what_the_truths_say():
     emulator = tiny_emulator(analytic=True)
-    factor = np.array([2.0, 1.0, 0.7, 5.0])[: len(LABELS)]
-    calibration = far_off(emulator, degrees, factor)
+    factor = np.array([2.0, 1.0, 0.7, 5.0])
+    calibration = far_off(emulator, factor)
     found = recalibrate(emulator, calibration)
     about = found.record["error_model"]["recalibrated_by"]
     assert about["stars"] == len(calibration.snr)
-    np.testing.assert_allclose([about["factor"][name] for name in LABELS.names], factor, rtol=0.1)
+    np.testing.assert_allclose([about["factor"][name] for name in LABELS.names], factor, rtol=0.08)
     models: list[Any] = [one.error_model for one in (emulator, found)]
     before, after = (model.coherent for model in models)
-    extra = np.sqrt(after.amplitude.scatter**2 - before.amplitude.scatter**2)
-    ratio = np.asarray(after.stretch / before.stretch) / factor
-    if degrees == 4.0:
-        # The scatter of ln(variance) of t distributions, and its mean, by drawing them.
-        log_variance = -np.log(np.random.default_rng(0).chisquare(4, 100_000) / 4)
-        assert about["degrees_of_freedom"] == pytest.approx(4, rel=0.25)
-        assert extra == pytest.approx(log_variance.std(), rel=0.2)
-        expected = np.exp(0.5 * (log_variance.mean() + 0.5 * log_variance.var()))
-    else:
-        assert extra < 0.3
-        expected = 1.0
-    np.testing.assert_allclose(ratio, expected, rtol=0.12)
+    np.testing.assert_allclose(after.widening / before.widening, factor, rtol=0.08)
+    assert float(after.share_beyond / before.share_beyond) == pytest.approx(1.5**2, rel=0.15)
 
 
 def test_recalibration_refuses_other_fits():
     emulator = tiny_emulator(analytic=True)
-    calibration = far_off(emulator, 10.0, 2.0)
+    calibration = far_off(emulator, 2.0)
     # Not again by the same fits, nor by fits that did without the emulator's error.
     with pytest.raises(InputError, match="with another error model"):
         recalibrate(recalibrate(emulator, calibration), calibration)
     with pytest.raises(InputError, match="noise 'none' do not use"):
         recalibrate(emulator, replace(calibration, noise="none"))
-    with pytest.raises(InputError, match="50 stars tell no tails; give 100"):
-        recalibrate(emulator, made_up(50, of=identity(emulator)))
 
 
 def test_a_stuck_chain_is_counted_and_left_out(trial, monkeypatch):

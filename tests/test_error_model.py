@@ -110,7 +110,9 @@ def label_pulls(model: ErrorModel, data: TrainingData, coherent: bool):
                 jnp.asarray(velocity), jnp.asarray(continuum), float(model.coherent.resolved),
             )
         )  # fmt: skip
-        covariance = np.diag(variance) + (modes @ modes.T if coherent else 0.0)
+        resolved = float(model.coherent.resolved)
+        floor = float(model.coherent.floor(300, resolved)) if coherent else 1.0
+        covariance = np.diag(floor * variance) + (modes @ modes.T if coherent else 0.0)
         weighted = columns / variance[:, None]
         answer = np.linalg.solve(columns.T @ weighted, weighted.T)
         said = np.sqrt(np.diagonal(answer @ covariance @ answer.T))
@@ -153,7 +155,7 @@ def test_modes_have_the_shares_of_their_directions():
     variance[[7, 8, 50]] = 0.0  # not used
     by_label = rng.normal(size=(120, 4)) / HALF
     by_velocity, continuum = rng.normal(size=(120, 2)), rng.normal(size=(120, 3))
-    unstretched = eqx.tree_at(lambda c: c.stretch, coherent, jnp.ones(4))
+    unstretched = eqx.tree_at(lambda c: c.stretch, coherent.first_order, jnp.ones(4))
     resolved = 0.25 * float(coherent.resolved)
     modes = np.asarray(
         unstretched.modes(
@@ -173,12 +175,55 @@ def test_modes_have_the_shares_of_their_directions():
     projected -= nuisance @ (nuisance.T @ projected)
     u = np.linalg.svd(projected, full_matrices=False)[0]
     inside = u.T @ (white * modes[good])
-    expected = 117 * 4**0.3 * np.asarray(coherent.share) - 1
+    # Four variances of the hundred and twenty pixels are there already.
+    energy = 117 * 4**0.3
+    expected = energy * (np.asarray(coherent.share) - 4 / 120)
     np.testing.assert_allclose(np.sum(inside**2, axis=1), expected, rtol=1e-8)
     np.testing.assert_allclose(inside @ inside.T, np.diag(expected), atol=1e-8)
     # Nothing that the continuum could take up.
     flat = np.linalg.qr(white * continuum[good])[0]
     np.testing.assert_allclose(flat.T @ (white * modes[good]), 0.0, atol=1e-8)
+
+
+def bent(num, share, seed):
+    """Spectra off by white noise, and by `share` of it along each second difference of theirs."""
+    data = tiny_data(num, seed=seed, pixels=300)
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=data.flux.shape)
+    step = 0.3 * HALF
+
+    def flux(labels):
+        shifted = jnp.asarray(data.wavelength) * jnp.exp(data.dither * data.step)[:, None]
+        return np.asarray(jax.vmap(MODEL)(jnp.asarray(labels), shifted), np.float64)
+
+    middle = [np.clip(data.labels, LABELS.lower + one, LABELS.upper - one) for one in np.diag(step)]
+    bends = np.stack(
+        [
+            flux(at + one) + flux(at - one) - 2 * flux(at)
+            for at, one in zip(middle, np.diag(step), strict=True)
+        ],
+        axis=-1,
+    )
+    for star, (bend, matrix) in enumerate(zip(bends, derivatives(data), strict=True)):
+        # Only what labels, velocities and continuum cannot do to first order.
+        shift = np.gradient(data.flux[star])
+        continuum = data.flux[star][:, None] * np.vander(np.linspace(-1, 1, 300), 4)
+        velocity = np.stack([shift, np.gradient(shift)], axis=1)
+        known = np.linalg.qr(np.hstack([matrix, continuum, velocity]))[0]
+        u = np.linalg.svd(bend - known @ (known.T @ bend), full_matrices=False)[0]
+        noise[star] += u @ (np.sqrt(share * 300) * rng.normal(size=u.shape[1]))
+    return data._replace(flux=np.asarray(data.flux - 0.003 * noise, np.float64))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03])
+def test_share_beyond_first_order_is_found(share, monkeypatch):
+    monkeypatch.setattr(coherent_error, "_LINE_SPREAD", 1e-3)  # no spectrograph
+    model = fit_error_model(MODEL, bent(200, share, seed=3))
+    # White noise has one part in 300 pixels of any direction; all of it is 1 + 4 shares.
+    expected = (share + 1 / 300) / (1 + 4 * share)
+    assert float(model.coherent.share_beyond) == pytest.approx(expected, rel=0.25)
+    floor = float(model.coherent.floor(300, float(model.coherent.resolved)))
+    assert floor == pytest.approx(max(300 * expected, 1.0), rel=0.25)
 
 
 def test_rounding_is_exact_in_float16():
