@@ -27,6 +27,7 @@ class Flag(enum.IntFlag):
     LOW_ESS = 1 << 18
     LOW_E_BFMI = 1 << 19
     LAW_MISMATCH = 1 << 20
+    K_HAT = 1 << 21
 
 
 SENTENCES = {
@@ -51,6 +52,7 @@ SENTENCES = {
     Flag.LOW_ESS: "fewer than 100 effective draws a chain for some parameter; sample longer",
     Flag.LAW_MISMATCH: "the scaling law and held-out spectra disagree by more than a factor 2",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
+    Flag.K_HAT: "Pareto k-hat exceeds 0.7: the surrogate misses the posterior; sample by NUTS",
 }
 
 # A result with one of these should not enter a catalogue without a look.
@@ -64,6 +66,7 @@ BAD = (
     | Flag.BAD_HESSIAN
     | Flag.DIVERGENCES
     | Flag.HIGH_R_HAT
+    | Flag.K_HAT
 )
 # That pixels lie outside the emulator is said, but says nothing against the labels.
 WARN = ~BAD & ~Flag.OUTSIDE & Flag((1 << len(Flag)) - 1)
