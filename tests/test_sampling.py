@@ -137,10 +137,11 @@ def whitened(found, curvature, origin):
     gram = np.zeros_like(target.gram)
     gram[:, : len(order), : len(order)] = np.eye(len(order))
     flat = np.zeros(gram.shape[:1]), np.zeros(gram.shape[:2])
+    straight = np.zeros(len(origin)), np.zeros(target.bend.shape)
     return eqx.tree_at(
-        lambda t: (t.origin, t.order, t.scale, t.middle, t.offset, t.linear, t.gram),
+        lambda t: (t.origin, t.order, t.scale, t.middle, t.bend, t.offset, t.linear, t.gram),
         target,
-        tuple(map(jnp.asarray, (origin, order, scale, np.zeros(len(origin)), *flat, gram))),
+        tuple(map(jnp.asarray, (origin, order, scale, *straight, *flat, gram))),
     )
 
 

@@ -23,11 +23,16 @@ def jacobian(
     return jax.jacfwd(problem.star)(values)
 
 
+def pairs(standard: Float[Array, " parameter"]) -> Float[Array, " pair"]:
+    """The products of all pairs."""
+    first, second = np.triu_indices(len(standard))
+    return standard[first] * standard[second]
+
+
 def terms(standard: Float[Array, " parameter"]) -> Float[Array, " term"]:
     """Each coordinate, the products of all pairs, and those of a square and a coordinate."""
-    first, second = np.triu_indices(len(standard))
     cubic = standard[:, None] ** 2 * standard
-    return jnp.concatenate([standard, standard[first] * standard[second], cubic.ravel()])
+    return jnp.concatenate([standard, pairs(standard), cubic.ravel()])
 
 
 def columns(

@@ -1,6 +1,7 @@
 """The Gaussian that chains start from and that whitens their coordinates."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -69,7 +70,7 @@ def _follow(problem, place, key):
     approximate: Any = pathfinder.approximate
     found, _ = approximate(
         key,
-        _in_turn(problem.log_density),
+        _in_turn(problem),
         place,
         _ELBO_DRAWS,
         maxiter=_STEPS,
@@ -81,8 +82,16 @@ def _follow(problem, place, key):
     return problem.prior.values(found.position), slope[:, None] * covariance * slope
 
 
-def _in_turn(density: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A density whose batches are evaluated one by one: Pathfinder asks for hundreds at once."""
+def _in_turn(problem: Problem) -> Callable[[Array], Array]:
+    """Its density, batches of which are evaluated one by one: Pathfinder asks for hundreds."""
+    arrays, rest = eqx.partition(problem, eqx.is_array)
+
+    def density(arrays, position):
+        return eqx.combine(arrays, rest).log_density(position)
+
+    # Arrays are passed, not closed over: such functions allow no tracers inside.
     value = jax.custom_vjp(jax.custom_batching.sequential_vmap(density))
-    value.defvjp(jax.value_and_grad(density), lambda gradient, change: (change * gradient,))
-    return value
+    value.defvjp(
+        jax.value_and_grad(density, argnums=1), lambda gradient, change: (None, change * gradient)
+    )
+    return partial(value, arrays)

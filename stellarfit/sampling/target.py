@@ -9,6 +9,10 @@ those before it, cut off at the edges of its box, and its coordinate is the norm
 same quantile. Far from all edges this is the Cholesky factor of the covariance; at an edge the
 others follow what the cut parameter really does; and an open one has a coordinate as normal as any.
 
+The mean bends: it follows a ridge to second order in those before it, as the expanded model has
+it. Where CO binds carbon, [C/Fe] rises along a parabola of a free [O/Fe], to ten times its
+conditional sigma; chains in straight coordinates stick at its end.
+
 Force
 -----
 A gradient of the posterior costs three to four times its value. NUTS does not need it: the leapfrog
@@ -29,7 +33,7 @@ from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
 from ..fitting import Fit
 from ..model import Problem
-from .expansion import columns, expand, terms
+from .expansion import columns, expand, pairs, terms
 from .start import Start, gauss_newton, pathfinder
 from .truncated import truncate
 
@@ -53,6 +57,8 @@ class Whitened(eqx.Module):
         Cholesky factor of the covariance, in that order.
     middle
         Where the flux is expanded, in units of `scale` from the mean.
+    bend
+        Shift of each mean, in its sigma, by the products of all pairs of coordinates before it.
     offset, linear, gram
         Of every component of the noise, the expanded log likelihood is
         ``offset + linear @ t - t @ gram @ t / 2``, with t the terms of `expansion.terms`.
@@ -63,6 +69,7 @@ class Whitened(eqx.Module):
     order: Int[Array, " parameter"]
     scale: Float64[Array, "parameter parameter"]
     middle: Float64[Array, " parameter"]
+    bend: Float64[Array, "parameter pair"]
     offset: Float64[Array, " node"]
     linear: Float64[Array, "node term"]
     gram: Float64[Array, "node term term"]
@@ -76,9 +83,11 @@ class Whitened(eqx.Module):
         order: Int[Array, " parameter"],
         scale: Float[Array, "parameter parameter"],
     ) -> "Whitened":
-        """Driven by its own force."""
-        nothing = jnp.zeros_like(origin), jnp.zeros(1), jnp.zeros((1, 0)), jnp.zeros((1, 0, 0))
-        return cls(problem, origin, order, scale, *nothing, exact_force=True)
+        """Straight coordinates, driven by the posterior's own force."""
+        num = len(origin)
+        straight = jnp.zeros(num), jnp.zeros((num, num * (num + 1) // 2))
+        nothing = jnp.zeros(1), jnp.zeros((1, 0)), jnp.zeros((1, 0, 0))
+        return cls(problem, origin, order, scale, *straight, *nothing, exact_force=True)
 
     @classmethod
     def about(cls, problem: Problem, start: Start) -> "Whitened":
@@ -98,9 +107,11 @@ class Whitened(eqx.Module):
         prior, order = self.problem.prior, self.order
 
         def add(standard, row):
-            i, weights, sigma, coordinate, origin, lower, upper = row
+            i, weights, sigma, coordinate, origin, lower, upper, bend = row
             mean = origin + weights @ standard
-            value, log_slope = truncate(coordinate, mean, sigma, lower, upper)
+            before = jnp.where(jnp.arange(len(order)) < i, standard - self.middle, 0.0)
+            bent = mean + sigma * (bend @ pairs(before))
+            value, log_slope = truncate(coordinate, bent, sigma, lower, upper)
             return standard.at[i].set((value - mean) / sigma), (value, log_slope)
 
         rows = (
@@ -111,6 +122,7 @@ class Whitened(eqx.Module):
             self.origin[order],
             prior.lower[order],
             prior.upper[order],
+            self.bend,
         )
         standard, (values, log_slopes) = jax.lax.scan(add, jnp.zeros_like(z), rows)
         return jnp.zeros_like(values).at[order].set(values), jnp.sum(log_slopes), standard
@@ -164,7 +176,7 @@ def make_target(fit: Fit, key: PRNGKeyArray, start: str = "laplace") -> Whitened
 
 
 def with_expansion(target: Whitened) -> Whitened:
-    """The same, driven by the expansion about its median."""
+    """The same, bent along the expansion about its median, and driven by it."""
     problem, order, scale = target.problem, np.asarray(target.order), np.asarray(target.scale)
     place = np.asarray(_inside(problem.prior, target.values(jnp.zeros_like(target.origin))))
     directions = np.zeros_like(scale)
@@ -172,8 +184,19 @@ def with_expansion(target: Whitened) -> Whitened:
     every = columns(problem, place, directions)
     offset, linear, gram = expand(problem, jnp.asarray(place), jnp.asarray(every))
     middle = jnp.asarray(np.linalg.solve(directions, place - np.asarray(target.origin)))
+    # A pull on a coordinate by the product of two before it moves the mean as far: sigma is 1.
+    num = len(place)
+    pull = jnp.tensordot(jax.nn.softmax(offset), gram, 1)[:num, num : num + num * (num + 1) // 2]
+    latest = np.triu_indices(num)[1]
+    bend = jnp.where(latest < np.arange(num)[:, None], -pull, 0.0)
     return replace(
-        target, middle=middle, offset=offset, linear=linear, gram=gram, exact_force=False
+        target,
+        middle=middle,
+        bend=bend,
+        offset=offset,
+        linear=linear,
+        gram=gram,
+        exact_force=False,
     )
 
 
