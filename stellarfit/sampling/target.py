@@ -184,20 +184,31 @@ def with_expansion(target: Whitened) -> Whitened:
     every = columns(problem, place, directions)
     offset, linear, gram = expand(problem, jnp.asarray(place), jnp.asarray(every))
     middle = jnp.asarray(np.linalg.solve(directions, place - np.asarray(target.origin)))
-    # A pull on a coordinate by the product of two before it moves the mean as far: sigma is 1.
-    num = len(place)
-    pull = jnp.tensordot(jax.nn.softmax(offset), gram, 1)[:num, num : num + num * (num + 1) // 2]
-    latest = np.triu_indices(num)[1]
-    bend = jnp.where(latest < np.arange(num)[:, None], -pull, 0.0)
+    bend = _bend(
+        problem.prior, directions, np.asarray(jnp.tensordot(jax.nn.softmax(offset), gram, 1))
+    )
     return replace(
         target,
         middle=middle,
-        bend=bend,
+        bend=jnp.asarray(bend),
         offset=offset,
         linear=linear,
         gram=gram,
         exact_force=False,
     )
+
+
+def _bend(prior, directions, gram):
+    """How far a product of two coordinates moves the mean of one after them."""
+    num = len(directions)
+    width = np.asarray(prior.upper - prior.lower)
+    precision = np.asarray(prior.precision) + width**-2
+    curvature = gram[:num, :num] + directions.T @ (precision[:, None] * directions)
+    pull = gram[:num, num : num + num * (num + 1) // 2]
+    latest = np.triu_indices(num)[1]
+    # The ones after it are integrated out, those before it are given.
+    rows = [-np.linalg.solve(curvature[i:, i:], pull[i:])[0] for i in range(num)]
+    return np.where(latest < np.arange(num)[:, None], np.stack(rows), 0.0)
 
 
 def whiten(problem: Problem, values: Float[Array, " parameter"]) -> Whitened:
