@@ -32,6 +32,7 @@ class Flag(enum.IntFlag):
     ARM_UNUSED = 1 << 21
     SPIKES = 1 << 22
     AIR_VACUUM = 1 << 23
+    K_HAT = 1 << 24
 
 
 SENTENCES = {
@@ -59,6 +60,7 @@ SENTENCES = {
     Flag.AIR_VACUUM: "v_rad is what a slow star has whose air and vacuum were mixed up: check it",
     Flag.ARM_UNUSED: "an arm has no pixel that can be fitted; the others were fitted without it",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
+    Flag.K_HAT: "Pareto k-hat exceeds 0.7: the surrogate misses the posterior; sample by NUTS",
 }
 
 # A result with one of these should not enter a catalogue without a look.
@@ -72,6 +74,7 @@ BAD = (
     | Flag.BAD_HESSIAN
     | Flag.DIVERGENCES
     | Flag.HIGH_R_HAT
+    | Flag.K_HAT
 )
 # These say nothing against the labels.
 HARMLESS = Flag.OUTSIDE | Flag.AIR_VACUUM

@@ -1,4 +1,4 @@
-"""Posterior sampling: one contract, two backends (NumPyro and BlackJAX)."""
+"""Posterior sampling: one contract, backends of NumPyro and BlackJAX."""
 
 from .posterior import Posterior
 from .sample import BACKENDS, sample

@@ -110,8 +110,8 @@ def run(
     quarter of the warm-up. It aims at an acceptance of 0.65 only, because a mismatch between
     force and density costs acceptance that no smaller step brings back.
 
-    Chains run one after another within a step. In lockstep each would wait for the longest
-    trajectory, and one spectrum already fills a processor.
+    Chains run one after another within a step on a processor: in lockstep each would wait for the
+    longest trajectory, and one spectrum already fills it. On an accelerator they run together.
     """
     num_chains, num_parameters = initial.shape
     adaptation = start_adaptation(num_parameters)
@@ -141,7 +141,7 @@ def run(
 
 @eqx.filter_jit
 def _start(target, initial):
-    log_density, gradient = jax.lax.map(jax.value_and_grad(target), initial)
+    log_density, gradient = _each_chain(jax.value_and_grad(target), initial)
     return State(initial, log_density, gradient)
 
 
@@ -153,7 +153,7 @@ def _advance(sampler, target, states, adaptation, index, keys, num_warmup, targe
         warm = i < num_warmup
         log_step = jnp.where(warm, adaptation.log_step, adaptation.log_average)
         step_size = jnp.exp(log_step)
-        states, draw = jax.lax.map(
+        states, draw = _each_chain(
             lambda pair: sampler.step(target, pair[0], pair[1], step_size), (keys, states)
         )
         updated = adapt(adaptation, i + 1, target_acceptance - jnp.mean(draw.acceptance))
@@ -162,6 +162,12 @@ def _advance(sampler, target, states, adaptation, index, keys, num_warmup, targe
 
     (states, adaptation), draws = jax.lax.scan(one_step, (states, adaptation), (index, keys))
     return states, adaptation, draws
+
+
+def _each_chain(function, chains):
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(function, chains)
+    return jax.vmap(function)(chains)
 
 
 def start_adaptation(num_parameters: int) -> Adaptation:

@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from ..flags import Flag
 
-_R_HAT, _ESS_PER_CHAIN, _E_BFMI = 1.01, 100, 0.3
+_R_HAT, _ESS_PER_CHAIN, _E_BFMI, _K_HAT = 1.01, 100, 0.3, 0.7
 
 
 def r_hat(
@@ -36,8 +36,9 @@ def judge(
     samples: Float64[np.ndarray, "chain draw parameter"],
     energy: Float64[np.ndarray, "chain draw"],
     num_diverging: int,
+    k_hat: float | None = None,
 ) -> Flag:
-    """The flags that chains deserve."""
+    """The flags that chains deserve, and their importance weights where they have them."""
     flags = Flag(0)
     if num_diverging:
         flags |= Flag.DIVERGENCES
@@ -48,6 +49,8 @@ def judge(
         flags |= Flag.LOW_ESS
     if not np.all(e_bfmi(energy) >= _E_BFMI):
         flags |= Flag.LOW_E_BFMI
+    if k_hat is not None and not k_hat <= _K_HAT:
+        flags |= Flag.K_HAT
     return flags
 
 

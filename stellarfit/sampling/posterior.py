@@ -33,6 +33,9 @@ class Posterior:
         Of the leapfrog integrator, in units of the Laplace approximation's sigma.
     seconds : float
         Of the sampling alone.
+    k_hat : float or None
+        Shape of the tail of the importance weights, of the backend that has them: above 0.7 they
+        say little.
     """
 
     names: tuple[str, ...]
@@ -44,11 +47,12 @@ class Posterior:
     num_warmup: int
     step_size: float
     seconds: float
+    k_hat: float | None = None
     flags: int = field(init=False)
 
     def __post_init__(self):
         diverging = int(self.stats["diverging"].sum())
-        flags = judge(self.samples, self.stats["energy"], diverging)
+        flags = judge(self.samples, self.stats["energy"], diverging, self.k_hat)
         object.__setattr__(self, "flags", int(flags))
 
     def __repr__(self) -> str:
@@ -104,6 +108,8 @@ class Posterior:
             "leapfrogs_per_draw": float(self.stats["n_steps"].mean()),
             "flags": flag_table.names(self.flags),
         }
+        if self.k_hat is not None:
+            table.meta["k_hat"] = self.k_hat
         return table
 
     def to_arviz(self) -> Any:

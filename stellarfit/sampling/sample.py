@@ -14,9 +14,12 @@ from .. import flags as flag_table
 from ..fitting import Fit, fit
 from .base import AbstractSampler, run
 from .posterior import Posterior
+from .surrogate import NAME as SURROGATE
+from .surrogate import run_surrogate
 from .target import make_target
 
 BACKENDS = ("numpyro", "blackjax", "blackjax-hmc")
+STARTS = ("laplace", "pathfinder")
 
 
 def make_sampler(backend: str) -> AbstractSampler:
@@ -33,7 +36,8 @@ def make_sampler(backend: str) -> AbstractSampler:
         from .blackjax_hmc import BlackJAXHMC
 
         return BlackJAXHMC()
-    raise InputError(f"backend: {backend!r} is not known; give {' or '.join(map(repr, BACKENDS))}")
+    known = " or ".join(map(repr, (*BACKENDS, SURROGATE)))
+    raise InputError(f"backend: {backend!r} is not known; give {known}")
 
 
 def sample(
@@ -41,6 +45,7 @@ def sample(
     emulator: Any = None,
     *,
     backend: str = "numpyro",
+    start: str = "laplace",
     num_chains: int = 4,
     num_warmup: int = 40,
     num_samples: int = 500,
@@ -60,8 +65,13 @@ def sample(
         As `stellarfit.fit` takes them.
     emulator : Emulator, optional
         The shipped default otherwise.
-    backend : {"numpyro", "blackjax", "blackjax-hmc"}
-        NUTS of either library, or Hamiltonian Monte Carlo with trajectories of random length.
+    backend : {"numpyro", "blackjax", "blackjax-hmc", "surrogate"}
+        NUTS of either library; Hamiltonian Monte Carlo with trajectories of random length; or NUTS
+        of a series of the flux, corrected by importance weights, at one spectrum a draw: fast on a
+        processor, and to be trusted where `Posterior.k_hat` is 0.7 or less.
+    start : {"laplace", "pathfinder"}
+        The Gaussian where chains start and that whitens: by the curvature at the mode, or by the
+        gradients on a path to it.
     num_chains, num_warmup, num_samples : int
         Chains, and steps of each.
     seed : int
@@ -78,7 +88,9 @@ def sample(
     Posterior
         Its `flags` say whether the chains can be trusted; what is set is warned of.
     """
-    sampler = make_sampler(backend)
+    sampler = None if backend == SURROGATE else make_sampler(backend)
+    if start not in STARTS:
+        raise InputError(f"start: {start!r} is not known; give {' or '.join(map(repr, STARTS))}")
     for key, value, least in (
         ("num_chains", num_chains, 1),
         ("num_warmup", num_warmup, 0),
@@ -89,17 +101,13 @@ def sample(
     found = _fit(spectrum, emulator, options) if fit is None else fit
     began = time.perf_counter()
     start_key, probe_key, run_key = jax.random.split(jax.random.key(seed), 3)
-    target = make_target(found, probe_key)
+    target = make_target(found, probe_key, start)
     initial = jax.random.normal(start_key, (num_chains, len(found.names)), jnp.float64)
-    chains = run(
-        sampler,
-        target,
-        initial,
-        run_key,
-        num_warmup=num_warmup,
-        num_samples=num_samples,
-        progress=progress,
-    )
+    lengths: Any = {"num_warmup": num_warmup, "num_samples": num_samples, "progress": progress}
+    if sampler is None:
+        chains, k_hat = run_surrogate(target, initial, run_key, **lengths)
+    else:
+        chains, k_hat = run(sampler, target, initial, run_key, **lengths), None
     values = jax.vmap(jax.vmap(target.values))(jnp.asarray(chains.draws.position))
     posterior = Posterior(
         names=found.names,
@@ -117,6 +125,7 @@ def sample(
         num_warmup=num_warmup,
         step_size=chains.step_size,
         seconds=time.perf_counter() - began,
+        k_hat=k_hat,
     )
     for sentence in flag_table.describe(posterior.flags):
         warnings.warn(sentence, stacklevel=2)

@@ -1,0 +1,251 @@
+"""Do the samplers agree, and what does the Laplace start gain over the libraries' own warm-up?
+
+    PYTHONPATH=. python benchmarks/sampler_comparison.py --out OUT --first 0 --last 5 --seconds 500
+    PYTHONPATH=. python benchmarks/sampler_comparison.py --summary OUT
+
+Stars drawn from the emulator's box, synthesised, R = 30,000 and S/N 100; all labels, v_rad free.
+Each is fitted once and sampled by every backend; every fourth also with the exact force, and by the
+libraries as they come (`default_warmup`). Results are written after every run, those in the folder
+are not made again: split the stars over devices, one process each, and call again to go on.
+
+Counts: a leapfrog evaluates the spectrum once. With the exact force that is a gradient, with the
+expansion's it is a value without derivatives; ``cost`` times both on the device.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from default_warmup import run_blackjax, run_numpyro, uniform_start
+from sampler_summary import summarise
+
+from emulators.emulator import load_emulator
+from emulators.physics.synthesizer import LTESynthesizer
+from emulators.storage import atomic_write
+from stellarfit.fitting import Fit, fit
+from stellarfit.sampling.base import run
+from stellarfit.sampling.diagnostics import ess, r_hat
+from stellarfit.sampling.sample import make_sampler
+from stellarfit.sampling.target import Whitened, make_target
+from stellarfit.spectrum import Spectrum
+from stellarfit.trial import Trial
+
+RESOLUTION, SNR, STARS, SEED = 30_000.0, 100.0, 20, 1
+CHAINS, WARMUP = 4, 40
+OURS = ("numpyro", "blackjax", "blackjax-hmc")
+# Sampler, dense mass matrix, start.
+CONTROLS = {
+    "default-numpyro-dense": ("numpyro", True, "uniform"),
+    "default-numpyro-diagonal": ("numpyro", False, "uniform"),
+    "mode-numpyro-dense": ("numpyro", True, "mode"),
+    "default-blackjax-diagonal": ("blackjax", False, "uniform"),
+}
+ON_EVERY_FOURTH = ("cost", "numpyro-exact-force", *CONTROLS)
+METHODS = (*OURS, *ON_EVERY_FOURTH)
+
+
+class Star:
+    """One star of the trial: its fit and its target are made when first asked for."""
+
+    def __init__(self, trial: Trial, index: int):
+        noise = np.random.default_rng((SEED, index)).normal(0, 1 / SNR, trial.flux.shape[1])
+        setup = trial.setup("none")
+        wavelength = setup.spectrum.wavelength[setup.keep]
+        ivar = np.full(len(wavelength), SNR**2)
+        self.spectrum = Spectrum(
+            wavelength, trial.flux[index] + noise, ivar, resolution=trial.resolution
+        )
+        self.emulator, self.priors = trial.emulator, trial.priors
+        self.key = jax.random.fold_in(jax.random.key(SEED), index)
+        self.truth = trial.truth[index]
+        self._made: tuple[Fit, Whitened, dict[str, float]] | None = None
+
+    def made(self) -> tuple[Fit, Whitened, dict[str, float]]:
+        if self._made is None:
+            began = time.monotonic()
+            found = fit(self.spectrum, self.emulator, fixed={"v_sini": 0.0}, priors=self.priors)
+            middle = time.monotonic()
+            target = make_target(found, jax.random.fold_in(self.key, 0))
+            took = {"fit": middle - began, "target": time.monotonic() - middle}
+            self._made = found, target, took
+        return self._made
+
+
+def measure(star: Star, method: str, settings: argparse.Namespace, end: float) -> dict[str, Any]:
+    """One record of one star."""
+    found, target, took = star.made()
+    began = time.monotonic()
+    if method == "cost":
+        record = _cost(target)
+    elif method in CONTROLS:
+        record = _control(star, method, settings, end)
+    else:
+        record = _ours(star, method, settings)
+    return record | {
+        "names": found.names,
+        "truth": star.truth.tolist(),
+        "map": found.values.tolist(),
+        "laplace": found.error.tolist(),
+        "fit_flags": found.flags,
+        "seconds": time.monotonic() - began,
+        "seconds_start": took,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _ours(star, method, settings):
+    _, target, _ = star.made()
+    expanded = not target.exact_force
+    backend = method
+    if method == "numpyro-exact-force":
+        backend, target = "numpyro", replace(target, exact_force=True)
+    shape = CHAINS, len(target.origin)
+    initial = jax.random.normal(jax.random.fold_in(star.key, 1), shape, jnp.float64)
+    chains = run(
+        make_sampler(backend), target, initial, jax.random.fold_in(star.key, 2),
+        num_warmup=WARMUP, num_samples=settings.draws,
+    )  # fmt: skip
+    values = jax.vmap(jax.vmap(target.values))(jnp.asarray(chains.draws.position))
+    return _moments(np.asarray(values)) | {
+        "force": "exact" if target.exact_force else "expansion",
+        "expansion_good": expanded,
+        "leapfrogs_warmup": chains.warmup_leapfrogs,
+        "leapfrogs": int(chains.draws.num_leapfrogs.sum()),
+        "diverging": int(chains.draws.diverging.sum()),
+        "acceptance": float(chains.draws.acceptance.mean()),
+        "step_size": chains.step_size,
+    }
+
+
+def _control(star, method, settings, end):
+    found, *_ = star.made()
+    library, dense, where = CONTROLS[method]
+    key = jax.random.fold_in(star.key, 3)
+    num = len(found.names)
+    start = uniform_start(jax.random.fold_in(star.key, 4), CHAINS, num)
+    if where == "mode":
+        start = found.laplace.draws(jax.random.fold_in(star.key, 4), CHAINS)
+    warm, draws = settings.control_warmup, settings.control_draws
+    options: dict[str, Any] = {"dense": dense, "num_warmup": warm, "num_samples": draws}
+    if library == "numpyro":
+        control = run_numpyro(found.problem, start, key, end=end, **options)
+    else:
+        control = run_blackjax(found.problem, start, key, **options)
+    return _moments(control.values[:, warm:]) | {
+        "force": "exact",
+        "leapfrogs_warmup": int(control.leapfrogs[:, :warm].sum()),
+        "leapfrogs": int(control.leapfrogs[:, warm:].sum()),
+        "diverging": int(control.diverging[:, warm:].sum()),
+        "steps": control.leapfrogs.shape[1],
+    }
+
+
+def _moments(values):
+    """Of draws [chain, draw, parameter]; without moments where there are next to none."""
+    few = values.shape[1] < 20
+    return {
+        "chains": values.shape[0],
+        "draws": values.shape[1],
+        "mean": None if few else values.mean(axis=(0, 1)).tolist(),
+        "sigma": None if few else values.std(axis=(0, 1), ddof=1).tolist(),
+        "r_hat": None if few else r_hat(values).tolist(),
+        "ess": None if few else ess(values).tolist(),
+    }
+
+
+def _cost(target):
+    """Seconds of a leapfrog of all chains together: expansion's force, exact force."""
+    found = {}
+    places = jax.random.normal(jax.random.key(0), (CHAINS, len(target.origin)), jnp.float64)
+    for name, exact in (("expansion", False), ("exact", True)):
+        if target.exact_force and not exact:
+            continue
+        force = eqx.filter_jit(_forces)
+        chosen = replace(target, exact_force=exact)
+        jax.block_until_ready(force(chosen, places))
+        times = []
+        for _ in range(10):
+            began = time.perf_counter()
+            jax.block_until_ready(force(chosen, places))
+            times.append(time.perf_counter() - began)
+        found[name] = float(np.median(times))
+    return {"leapfrog_seconds": found}
+
+
+def _forces(target, places):
+    return jax.vmap(jax.value_and_grad(target))(places)
+
+
+def work(trial: Trial, given: argparse.Namespace, end: float, tell: Callable[[str], None]) -> None:
+    """Every star of this process by every method that is not in the folder yet."""
+    path = given.out / f"stars-{given.first}-{given.last}-{'-'.join(given.only or ['all'])}.json"
+    given.out.mkdir(parents=True, exist_ok=True)
+    old = [record for other in given.out.glob("*.json") for record in json.loads(other.read_text())]
+    done = {(record["star"], record["method"]) for record in old}
+    own = json.loads(path.read_text()) if path.exists() else []
+    methods = [name for name in METHODS if not given.only or name in given.only]
+    stars = {index: Star(trial, index) for index in range(given.first, given.last)}
+    # Star by star, so that any number of them is complete; the controls when all are.
+    pairs = [(index, name) for index in stars for name in methods if name in OURS]
+    pairs += [(i, m) for m in methods if m in ON_EVERY_FOURTH for i in stars if i % 4 == 0]
+    pace: dict[str, float] = {}
+    for index, method in pairs:
+        if (index, method) in done or time.monotonic() + pace.get(method, 0.0) > end:
+            continue
+        began = time.monotonic()
+        record = measure(stars[index], method, given, end)
+        pace[method] = time.monotonic() - began
+        own.append({"star": index, "method": method} | record)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(own))
+        worst = min(record["ess"]) if record.get("ess") else float("nan")
+        count = record.get("leapfrogs", 0)
+        tell(
+            f"star {index} {method}: {pace[method]:.0f} s, {count} leapfrogs, least ESS {worst:.0f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--summary", type=Path, help="print the table of a folder, and no more")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--emulator", default="fgk-mgb-s")
+    parser.add_argument("--wavelength", type=float, nargs=2, default=(5150.0, 5250.0))
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--last", type=int, default=STARS, help="not included")
+    parser.add_argument("--only", nargs="+", choices=METHODS, help="these methods alone")
+    parser.add_argument("--draws", type=int, default=2000, help="of each of 4 chains")
+    parser.add_argument("--control-warmup", type=int, default=500)
+    parser.add_argument("--control-draws", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=500.0)
+    given = parser.parse_args()
+    if given.summary:
+        print(summarise(given.summary))
+        return
+    if given.out is None:
+        parser.error("--out or --summary")
+    end = time.monotonic() + given.seconds
+    jax.config.update("jax_enable_x64", True)
+    emulator = load_emulator(given.emulator)
+    trial = Trial(
+        emulator,
+        lambda wavelength: LTESynthesizer.build(wavelength, emulator.label_space),
+        resolution=RESOLUTION,
+        wavelength_range=tuple(given.wavelength),
+        stars=STARS,
+        seed=SEED,
+    )
+    print(f"{len(trial.truth)} stars of {trial.flux.shape[1]} pixels", flush=True)
+    work(trial, given, end, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()
