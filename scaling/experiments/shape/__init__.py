@@ -1,1 +1,0 @@
-"""Learning-rate sweeps over depth, tokens and head dimension."""
