@@ -102,7 +102,7 @@ def found(emulator):
 def posteriors(found, emulator):
     return {
         backend: sample(
-            found.spectrum, emulator, backend=backend, fit=found, seed=4, num_samples=500
+            found.spectrum, emulator, backend=backend, fit=found, seed=4, num_samples=1000
         )
         for backend in BACKENDS
     }
