@@ -155,7 +155,7 @@ def observed_covariance(
     at = jnp.asarray(labels)
     seen = pixels.observe(np.asarray(errors.wavelength), np.asarray(errors.patterns))
     variance = errors.amplitude(at) * errors.variance(jnp.asarray(seen))
-    modes = errors.coherent.modes(
+    modes, _ = errors.coherent.modes(
         at,
         variance,
         jnp.asarray(by_label),
