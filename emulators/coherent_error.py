@@ -94,8 +94,10 @@ class CoherentError(eqx.Module):
         by_velocity: Float[Array, "pixel 2"],
         continuum: Float[Array, "pixel column"],
         resolved: Float[Array, ""] | float,
-    ) -> Float64[Array, "pixel mode"]:
-        """Columns whose outer product is the coherent part of the covariance.
+    ) -> tuple[Float64[Array, "pixel mode"], Float64[Array, "pixel mode"]]:
+        """Columns whose outer product is the coherent part of the covariance, and its directions.
+
+        The directions are those of the modes with the size that ``diag(variance)`` has along them.
 
         Parameters
         ----------
@@ -131,7 +133,10 @@ class CoherentError(eqx.Module):
             basis.right * basis.inverse * size
         )
         modes = jnp.concatenate([along, basis.velocity * velocity], axis=1)
-        return modes * jnp.sqrt(variance)[:, None]
+        directions = basis.projected @ (basis.right * basis.inverse)
+        directions = jnp.concatenate([directions, basis.velocity], axis=1)
+        deviation = jnp.sqrt(variance)[:, None]
+        return modes * deviation, directions * deviation
 
 
 class _Basis(eqx.Module):

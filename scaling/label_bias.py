@@ -157,7 +157,7 @@ def observed_covariance(
     coherent = errors.coherent.first_order
     floor = coherent.floor(len(pixels.wavelength), pixels.resolved)
     variance = errors.amplitude(at) * errors.variance(jnp.asarray(seen))
-    modes = coherent.modes(
+    modes, _ = coherent.modes(
         at,
         variance,
         jnp.asarray(by_label),

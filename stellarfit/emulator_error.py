@@ -147,6 +147,9 @@ class EmulatorError(NamedTuple):
         Factor on it along whatever the labels can do to the spectrum.
     modes
         Columns: a change of the labels sees ``diag(floor variance) + modes modes^T``.
+    directions
+        Columns in which labels, shift and broadening move the spectrum to first order, of the size
+        that ``diag(variance)`` has along them.
     by_free
         Derivatives of the model by the free parameters, in the unit of the flux.
     """
@@ -154,7 +157,19 @@ class EmulatorError(NamedTuple):
     variance: Float64[Array, " pixel"]
     floor: Float64[Array, ""]
     modes: Float64[Array, "pixel mode"]
+    directions: Float64[Array, "pixel mode"]
     by_free: Float64[Array, "pixel parameter"]
+
+    @property
+    def seen(self) -> Float64[Array, "pixel column"]:
+        """Columns: residuals have the covariance ``diag(variance) + seen seen^T``.
+
+        Along the directions of the labels that is what a change of the labels meets, floor
+        included; across them no pixel has the floor. So draws of a posterior, whose width has the
+        floor, scatter about the data as this says.
+        """
+        floor = jnp.sqrt(self.floor - 1) * self.directions
+        return jnp.concatenate([self.modes, floor], axis=1)
 
 
 @eqx.filter_jit
@@ -198,7 +213,7 @@ def push(
     broad = _BROADENING * jnp.hypot(v_sini, v_mac) / SPEED_OF_LIGHT
     pixel, line_spread = sizes
     resolved = jnp.sum(pixel / jnp.hypot(line_spread, broad))
-    modes = error_model.coherent.modes(
+    modes, directions = error_model.coherent.modes(
         labels,
         variance,
         by_every[:, :number],
@@ -207,7 +222,8 @@ def push(
         resolved,
     )
     floor = error_model.coherent.floor(len(variance), resolved)
-    return EmulatorError(variance, floor, modes, by_every[:, np.array(star.free)])
+    by_free = by_every[:, np.array(star.free)]
+    return EmulatorError(variance, floor, modes, directions, by_free)
 
 
 @eqx.filter_jit

@@ -191,8 +191,9 @@ class Setup:
 
         As the labels see it, with its floor: what the noise of `freeze` has beside the mismatch.
         """
-        floor = 1.0 if error is None else error.floor
-        return self._with_error(error, log_amplitude, floor)
+        if error is None:
+            return self.photons
+        return self._with_error(error.floor * error.variance, error.modes, log_amplitude)
 
     def find_mismatch(
         self, values: Float64[Any, " parameter"], error: EmulatorError | None
@@ -203,20 +204,19 @@ class Setup:
         sensitivity = np.asarray(_sensitivity(self.photons, values) * continuum)
         variance = self._photon_variance
         if error is not None and self.amplitude is not None:
-            whole = np.asarray(error.variance + jnp.sum(error.modes**2, axis=1))
+            whole = np.asarray(error.variance + jnp.sum(error.seen**2, axis=1))
             variance = variance + np.exp(self.amplitude.log_factor) * whole
         return find_mismatch(residual, variance, sensitivity, self.parts)
 
     def expected(self, error: EmulatorError | None) -> Problem:
         """The problem with photon noise and the emulator's error as it was expected to be alone.
 
-        As residuals see it, without the floor, which only a change of the labels meets. So it is
-        exact across the directions of the labels and of shift and broadening. Along them it is
-        too small by up to (floor - 1) times the incoherent variance, since the modes are what
-        exceeds the floor; of the residuals of a fit next to nothing lies there.
+        As residuals see it (`EmulatorError.seen`), without the floor that only a change of the
+        labels meets.
         """
-        log_amplitude = 0.0 if self.amplitude is None else self.amplitude.log_factor
-        return self._with_error(error, log_amplitude, 1.0)
+        if error is None or self.amplitude is None:
+            return self.photons
+        return self._with_error(error.variance, error.seen, self.amplitude.log_factor)
 
     def predict(
         self, problem: Problem, values: Float64[Any, " parameter"]
@@ -228,11 +228,9 @@ class Setup:
         flux[self.keep], level[self.keep] = normalized * continuum, continuum
         return flux, level
 
-    def _with_error(self, error, log_amplitude, floor):
-        if error is None:
-            return self.photons
-        variance = self._photon_variance + np.exp(log_amplitude) * floor * error.variance
-        noise = Noise.build(1 / variance, np.exp(0.5 * log_amplitude) * error.modes)
+    def _with_error(self, variance, modes, log_amplitude):
+        variance = self._photon_variance + np.exp(log_amplitude) * variance
+        noise = Noise.build(1 / variance, np.exp(0.5 * log_amplitude) * modes)
         single = NoiseMixture.single(noise)
         return eqx.tree_at(lambda problem: problem.noise, self.photons, single)
 

@@ -136,6 +136,29 @@ def test_what_is_left_without_mismatch_has_the_floor_and_what_is_expected_has_no
     np.testing.assert_allclose(expected.inverse_variance, 1 / variance, rtol=1e-12)
 
 
+def test_residuals_see_the_floor_along_the_labels_alone(setup):
+    """Both covariances are equal along the derivatives, freed of the continuum, and only there."""
+    values, problem = values_of(setup), setup.photons
+    error = setup.emulator_error(values)
+    assert error is not None
+    deviation, modes, seen = np.sqrt(error.variance), np.asarray(error.modes), error.seen
+    labels = np.diag(np.asarray(error.floor * error.variance)) + modes @ modes.T
+    residuals = np.diag(np.asarray(error.variance)) + np.asarray(seen @ seen.T)
+    continuum = np.asarray(problem.star(values))[:, None] * np.asarray(problem.continuum.basis)
+    known, _ = np.linalg.qr(continuum / deviation[:, None])
+    along = np.asarray(error.by_free)[:, : len(LABELS)] / deviation[:, None]
+    along = (along - known @ (known.T @ along)) / deviation[:, None]
+
+    def variance(covariance, columns):
+        return np.einsum("ij,ik,kj->j", columns, covariance, columns)
+
+    # Velocity is projected out of the directions of the labels, and has one of its own.
+    np.testing.assert_allclose(variance(residuals, along), variance(labels, along), rtol=1e-3)
+    across = np.random.default_rng(0).normal(size=(len(deviation), 5)) / deviation[:, None]
+    ratio = variance(labels, across) / variance(residuals, across)
+    assert np.all(ratio > 0.6 * float(error.floor))
+
+
 def test_residuals_tell_the_amplitude(setup):
     """White errors three times as large as the prior says: at high S/N they show."""
     values, problem = values_of(setup), setup.photons

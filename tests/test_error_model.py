@@ -104,13 +104,11 @@ def label_pulls(model: ErrorModel, data: TrainingData, coherent: bool):
         velocity = np.stack([by_shift, np.gradient(by_shift)], axis=1)
         continuum = np.asarray(truth[star])[:, None] * np.vander(np.linspace(-1, 1, 300), 4)
         columns = np.hstack([matrices[star], velocity, continuum])
-        modes = np.asarray(
-            model.coherent.modes(
-                at, jnp.asarray(variance), jnp.asarray(matrices[star] / HALF),
-                jnp.asarray(velocity), jnp.asarray(continuum), float(model.coherent.resolved),
-            )
+        modes, _ = model.coherent.modes(
+            at, jnp.asarray(variance), jnp.asarray(matrices[star] / HALF),
+            jnp.asarray(velocity), jnp.asarray(continuum), float(model.coherent.resolved),
         )  # fmt: skip
-        resolved = float(model.coherent.resolved)
+        modes, resolved = np.asarray(modes), float(model.coherent.resolved)
         floor = float(model.coherent.floor(300, resolved)) if coherent else 1.0
         covariance = np.diag(floor * variance) + (modes @ modes.T if coherent else 0.0)
         weighted = columns / variance[:, None]
@@ -139,7 +137,7 @@ def test_white_errors_have_no_coherent_part():
     star = np.asarray(LABELS.sobol(1, seed=3))
     by_label = derivatives(tiny_data(1, seed=3, pixels=300))[0] / HALF
     by_velocity = np.random.default_rng(0).normal(size=(300, 2))
-    modes = model.coherent.modes(
+    modes, _ = model.coherent.modes(
         jnp.asarray(star[0]), jnp.asarray(pixels), jnp.asarray(by_label),
         jnp.asarray(by_velocity), jnp.ones((300, 1)), float(model.coherent.resolved),
     )  # fmt: skip
@@ -157,16 +155,15 @@ def test_modes_have_the_shares_of_their_directions():
     by_velocity, continuum = rng.normal(size=(120, 2)), rng.normal(size=(120, 3))
     unstretched = eqx.tree_at(lambda c: c.stretch, coherent.first_order, jnp.ones(4))
     resolved = 0.25 * float(coherent.resolved)
-    modes = np.asarray(
-        unstretched.modes(
-            jnp.asarray(LABELS.lower),
-            jnp.asarray(variance),
-            jnp.asarray(by_label),
-            jnp.asarray(by_velocity),
-            jnp.asarray(continuum),
-            resolved,
-        )
+    found = unstretched.modes(
+        jnp.asarray(LABELS.lower),
+        jnp.asarray(variance),
+        jnp.asarray(by_label),
+        jnp.asarray(by_velocity),
+        jnp.asarray(continuum),
+        resolved,
     )
+    modes, directions = map(np.asarray, found)
     good = variance > 0
     assert np.all(modes[~good] == 0)
     white = 1 / np.sqrt(variance[good])[:, None]
@@ -175,14 +172,18 @@ def test_modes_have_the_shares_of_their_directions():
     projected -= nuisance @ (nuisance.T @ projected)
     u = np.linalg.svd(projected, full_matrices=False)[0]
     inside = u.T @ (white * modes[good])
-    # Four variances of the hundred and twenty pixels are there already.
-    energy = 117 * 4**0.3
-    expected = energy * (np.asarray(coherent.share) - 4 / 120)
+    beyond = float(coherent.share_beyond)
+    floor = 117 * 4**0.3 * beyond
+    assert floor > 3 and float(coherent.floor(117, resolved)) == pytest.approx(floor)
+    expected = 117 * 4**0.3 * np.asarray(coherent.share) - floor
     np.testing.assert_allclose(np.sum(inside**2, axis=1), expected, rtol=1e-8)
     np.testing.assert_allclose(inside @ inside.T, np.diag(expected), atol=1e-8)
     # Nothing that the continuum could take up.
     flat = np.linalg.qr(white * continuum[good])[0]
     np.testing.assert_allclose(flat.T @ (white * modes[good]), 0.0, atol=1e-8)
+    unit = white * directions[good]
+    np.testing.assert_allclose(unit.T @ unit, np.eye(6), atol=1e-8)
+    np.testing.assert_allclose(np.sum((u.T @ unit) ** 2, axis=1), 1.0, rtol=1e-8)
 
 
 def bent(num, share, seed):

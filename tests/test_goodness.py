@@ -117,7 +117,7 @@ def two_arms():
 
 @pytest.mark.parametrize("star", [fake_star, two_arms])
 def test_chi2_and_dof_are_those_of_dense_matrices(star):
-    """Away from the optimum, with an emulator's error of a known amplitude and no floor."""
+    """Away from the optimum, with an emulator's error whose floor is along the labels alone."""
     emulator = tiny_emulator(analytic=True, pixels=400)
     spectrum = star()
     points = spectrum.zero_points if isinstance(spectrum, Arms) else ()
@@ -128,7 +128,7 @@ def test_chi2_and_dof_are_those_of_dense_matrices(star):
     error = setup.emulator_error(values)
     assert error is not None and float(error.floor) > 3
     one = measure_goodness(setup.expected(error), values, error)
-    modes = np.asarray(error.modes)
+    modes = np.hstack([error.modes, np.sqrt(float(error.floor) - 1) * error.directions])
     covariance = np.exp(0.4) * (np.diag(np.asarray(error.variance)) + modes @ modes.T)
     covariance += np.diag(1 / setup.spectrum.ivar[setup.keep])
     star = eqx.filter_jit(setup.photons.star)

@@ -46,7 +46,7 @@ def drawn_star(parts, seed, spoil=None):
     rng = np.random.default_rng(seed)
     _, sigma, coherent = setup.amplitude
     size = rng.lognormal(-0.5 * sigma**2, sigma)
-    modes = np.asarray(error.modes) * rng.lognormal(-0.25 * coherent**2, 0.5 * coherent)
+    modes = np.asarray(error.seen) * rng.lognormal(-0.25 * coherent**2, 0.5 * coherent)
     covariance = size * (np.diag(np.asarray(error.variance)) + modes @ modes.T)
     covariance += np.diag(1 / clean.ivar[setup.keep])
     seen = flux.copy()
@@ -84,7 +84,7 @@ def test_p_values_are_uniform_where_the_model_is_right(checks):
 def test_replicates_have_the_noise_of_the_dense_matrix(checks, parts):
     """Over all stars and draws: mean zero, and the covariance along a few directions."""
     _, setup, _, error = parts
-    modes = np.asarray(error.modes)
+    modes = np.asarray(error.seen)
     dense = np.diag(np.asarray(error.variance)) + modes @ modes.T
     dense += np.diag(1 / setup.spectrum.ivar[setup.keep])
     noise = np.concatenate([(check.flux - check.model)[:, setup.keep] for check in checks])

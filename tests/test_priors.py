@@ -157,7 +157,7 @@ def test_a_zero_point_may_be_tied_to_the_velocity():
         ("zero_point_red", "v_rad"): dist.MultivariateNormal(np.array([0.5, 20.0]), covariance)
     }
     prior, held = make_prior(LABELS, None, joint, ("zero_point_red",))
-    places = [prior.names.index(name) for name in ("zero_point_red", "v_rad")]
+    places = np.array([prior.names.index(name) for name in ("zero_point_red", "v_rad")])
     np.testing.assert_allclose(prior.lower[places], [0.5 - 16, 20.0 - 8])
     np.testing.assert_allclose(prior.upper[places], [0.5 + 16, 20.0 + 8])
     found = np.linalg.inv(np.asarray(prior.precision)[np.ix_(places, places)])

@@ -178,7 +178,7 @@ def predict(posterior: Any, num: int, seed: int) -> Predictive:
         known, unit = 0.0, (np.zeros(len(keep)), np.zeros((len(keep), 0)))
         log_amplitudes = np.zeros((num, 2))
     else:
-        known, unit = setup.amplitude.log_factor, (error.variance, error.modes)
+        known, unit = setup.amplitude.log_factor, (error.variance, error.seen)
         # Means of the amplitudes, not of their logarithms, are what is known.
         width = np.array([setup.amplitude.sigma, setup.amplitude.coherent])
         log_amplitudes = rng.normal([known, 0.0] - 0.5 * width**2, width, (num, 2))
