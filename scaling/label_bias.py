@@ -155,7 +155,7 @@ def observed_covariance(
     at = jnp.asarray(labels)
     seen = pixels.observe(np.asarray(errors.wavelength), np.asarray(errors.patterns))
     variance = errors.amplitude(at) * errors.variance(jnp.asarray(seen))
-    modes, _ = errors.coherent.modes(
+    modes, directions = errors.coherent.modes(
         at,
         variance,
         jnp.asarray(by_label),
@@ -164,7 +164,9 @@ def observed_covariance(
         jnp.asarray(flux[:, None] * _chebyshev(pixels.wavelength, continuum_degree)),
         pixels.resolved,
     )
-    return Covariance(np.asarray(variance), np.asarray(modes))
+    # Along whatever the labels can do, the variance of a pixel counts by a factor more.
+    floor = np.sqrt(errors.coherent.floor(len(variance), pixels.resolved) - 1)
+    return Covariance(np.asarray(variance), np.hstack([modes, floor * directions]))
 
 
 class Design(NamedTuple):
