@@ -155,9 +155,8 @@ def observed_covariance(
     at = jnp.asarray(labels)
     seen = pixels.observe(np.asarray(errors.wavelength), np.asarray(errors.patterns))
     coherent = errors.coherent.first_order
-    floor = coherent.floor(len(pixels.wavelength), pixels.resolved)
     variance = errors.amplitude(at) * errors.variance(jnp.asarray(seen))
-    modes, _ = coherent.modes(
+    modes, directions = coherent.modes(
         at,
         variance,
         jnp.asarray(by_label),
@@ -166,7 +165,9 @@ def observed_covariance(
         jnp.asarray(flux[:, None] * _chebyshev(pixels.wavelength, continuum_degree)),
         pixels.resolved,
     )
-    return Covariance(np.asarray(floor * variance), np.asarray(modes))
+    # Along whatever the labels can do, the variance of a pixel counts by a factor more.
+    floor = np.sqrt(coherent.floor(len(variance), pixels.resolved) - 1)
+    return Covariance(np.asarray(variance), np.hstack([modes, floor * directions]))
 
 
 class Design(NamedTuple):

@@ -144,8 +144,10 @@ def test_patterns_are_spread_like_the_spectrum_and_are_the_variance(pixels):
     spread = np.array([pixels.spread @ curve for curve in curves])
     np.testing.assert_allclose(seen.variance, 2e-5 * np.mean(spread**2, axis=0), rtol=1e-6)
     # Of labels, a shift and a broadening; all far above what white noise has in one direction.
-    assert seen.modes.shape == (len(pixels.wavelength), 6)
-    assert np.all(np.sum(seen.modes**2, axis=0) > 0)
+    white = seen.modes / np.sqrt(seen.variance)[:, None]
+    energy = np.linalg.svd(white, compute_uv=False) ** 2
+    assert white.shape == (len(pixels.wavelength), 12)
+    assert np.all(energy[:6] > 2) and np.all(energy[6:] < 1e-9)
 
 
 def test_derivatives_against_differences(pixels, design):
