@@ -17,6 +17,18 @@ settings.register_profile("stellarfit", derandomize=True, deadline=None, print_b
 settings.load_profile("stellarfit")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compilations():
+    """Drop what a module compiled: each program takes memory maps, of which Linux gives 65,530.
+
+    A process that has used them up dies in the next compilation, by a segmentation fault.
+    """
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference material beside the checkout; tests that need it skip without it."""
