@@ -194,7 +194,7 @@ def test_a_ridge_that_runs_into_an_edge_has_no_wall(found, backend):
 
 
 def test_seeds_are_recorded_and_reproduce(posteriors, found, emulator):
-    options = {"backend": "numpyro", "fit": found, "num_samples": 500}
+    options = {"backend": "numpyro", "fit": found, "num_samples": 1000}
     again = sample(found.spectrum, emulator, seed=4, **options)
     np.testing.assert_array_equal(again.samples, posteriors["numpyro"].samples)
     assert again.seed == 4
