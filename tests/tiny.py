@@ -69,7 +69,7 @@ def tiny_error_model(
             amplitude=tiny_amplitude(1.0),
             share=jnp.asarray(0.1 * 0.7 ** np.arange(number)),
             stretch=jnp.linspace(0.8, 1.2, number),
-            widening=jnp.linspace(1.3, 1.1, number),
+            widening=jnp.ones(number),
             share_velocity=jnp.asarray([0.01, 0.01]),
             resolved=jnp.asarray(len(wavelength) / 3.3),
             exponent=jnp.asarray(0.3),
