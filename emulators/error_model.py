@@ -9,7 +9,9 @@ the derivatives of the very star, in the pixels of the spectrograph, the errors 
 - m, the mean squared error, is a polynomial of the labels (`emulators.error_amplitude`): a
   tenth of a dex of scatter is left of more than two dex of range;
 - d, mean 1 before the spectrograph, is what held-out stars show in each pixel;
-- the coherent part is some twenty modes of the star itself (`emulators.coherent_error`).
+- the coherent part is some twenty modes of the star itself (`emulators.coherent_error`), which
+  also knows how much more than white noise the error has along what the labels can do beyond first
+  order: a change of the labels sees diag(d) by that factor, residuals do not.
 
 A covariance that is the same for all stars, however many modes it has, is too sure of the labels:
 half to a third of their real errors at high S/N (docs/emulator.md shows the comparison).

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
 from ..fitting import Fit
 from ..model import Problem
-from .expansion import quadratic
+from .expansion import jacobian, quadratic
 
 # Of a path: corrections for each parameter that make up its curvature, and steps. With a tenth of
 # the corrections a Gaussian of 20 dimensions, tied at a condition of 1e6, came out as a line.
@@ -34,8 +34,8 @@ def gauss_newton(problem: Problem, values: Float[Array, " parameter"]) -> Start:
     the box: about its middle, and so wide that it is nearly level inside.
     """
     prior = problem.prior
-    jacobian = jax.jacfwd(problem.star)(values)
-    gradient, curvature = quadratic(problem, problem.noise.central, values, jacobian)
+    columns = jacobian(problem, values)
+    gradient, curvature = quadratic(problem, problem.noise.central, values, columns)
     width = prior.upper - prior.lower
     precision = curvature + prior.precision + jnp.diag(width**-2)
     gradient = gradient + prior.precision @ (prior.mean - values)
