@@ -26,6 +26,49 @@ _BENT_STARS, _BEND = 200, 0.15
 _SMALLEST = 1e-11
 
 
+class Displacements(NamedTuple):
+    """The coherent error of a star, as what its labels and velocities are wrong by.
+
+    Attributes
+    ----------
+    labels
+        Principal axes, the longest first: its labels are off by a sum of the columns, each times a
+        standard normal number.
+    velocity
+        Columns: a shift and a broadening of the spectrum, likewise.
+    directions
+        Columns in which labels and velocities move the spectrum to first order, of the size that
+        the incoherent part has along them.
+    deviation
+        Root of the incoherent part of each pixel; 0 where it is not used.
+    nuisance
+        Orthonormal columns: what continuum, shift and broadening do, over `deviation`.
+    """
+
+    labels: Float64[Array, "label axis"]
+    velocity: Float64[Array, "pixel 2"]
+    directions: Float64[Array, "pixel mode"]
+    deviation: Float64[Array, " pixel"]
+    nuisance: Float64[Array, "pixel column"]
+
+    def project(
+        self, columns: Float[Array, "pixel change"], velocities: int
+    ) -> Float64[Array, "pixel change"]:
+        """Changes of the spectrum without what the continuum could do too.
+
+        Parameters
+        ----------
+        columns
+            The changes, 0 in pixels that are not used.
+        velocities
+            1 for a shift besides, 2 for a broadening too.
+        """
+        used = self.deviation > 0
+        weight = jnp.where(used, 1 / jnp.where(used, self.deviation, 1.0), 0.0)[:, None]
+        free = self.nuisance[:, : self.nuisance.shape[1] - 2 + velocities]
+        return columns - self.deviation[:, None] * (free @ (free.T @ (weight * columns)))
+
+
 class CoherentError(eqx.Module):
     """Share of the error's energy along each direction in which the labels move the spectrum.
 
@@ -115,11 +158,48 @@ class CoherentError(eqx.Module):
         resolved
             Resolution elements that the used pixels cover.
         """
+        basis, size, velocity, deviation = self._measured(
+            labels, variance, by_label, by_velocity, continuum, resolved
+        )
+        along = basis.projected @ self._shift(basis, size)
+        modes = jnp.concatenate([along, basis.velocity * velocity], axis=1)
+        directions = basis.projected @ (basis.right * basis.inverse)
+        directions = jnp.concatenate([directions, basis.velocity], axis=1)
+        return modes * deviation, directions * deviation
+
+    def displacements(
+        self,
+        labels: Float[Array, " label"],
+        variance: Float[Array, " pixel"],
+        by_label: Float[Array, "pixel label"],
+        by_velocity: Float[Array, "pixel 2"],
+        continuum: Float[Array, "pixel column"],
+        resolved: Float[Array, ""] | float,
+    ) -> Displacements:
+        """What `modes` is to first order, in the labels: parameters are those of `modes`."""
+        basis, size, velocity, deviation = self._measured(
+            labels, variance, by_label, by_velocity, continuum, resolved
+        )
+        axes, length, _ = jnp.linalg.svd(self._shift(basis, size))
+        directions = basis.projected @ (basis.right * basis.inverse)
+        return Displacements(
+            self._half_box[:, None] * axes * length,
+            basis.velocity * velocity * deviation,
+            jnp.concatenate([directions, basis.velocity], axis=1) * deviation,
+            deviation[:, 0],
+            basis.nuisance,
+        )
+
+    @property
+    def _half_box(self):
+        return 0.5 * (self.amplitude.upper - self.amplitude.lower)
+
+    def _measured(self, labels, variance, by_label, by_velocity, continuum, resolved):
+        """The star's directions, the error along them and the velocities, the rms of a pixel."""
         good = variance > 0
         weight = jnp.where(good, 1 / jnp.sqrt(jnp.where(good, variance, 1.0)), 0.0)
-        half = 0.5 * (self.amplitude.upper - self.amplitude.lower)
         basis = _basis(
-            weight[:, None] * by_label * half,
+            weight[:, None] * by_label * self._half_box,
             weight[:, None] * by_velocity,
             weight[:, None] * continuum,
         )
@@ -129,14 +209,11 @@ class CoherentError(eqx.Module):
         floor = self.floor(pixels, resolved)
         size = jnp.sqrt(jnp.maximum(energy * self.amplitude(labels) * self.share - floor, 0.0))
         velocity = jnp.sqrt(jnp.maximum(energy * self.share_velocity - floor, 0.0))
-        along = (basis.projected * self.stretch * self.widening) @ (
-            basis.right * basis.inverse * size
-        )
-        modes = jnp.concatenate([along, basis.velocity * velocity], axis=1)
-        directions = basis.projected @ (basis.right * basis.inverse)
-        directions = jnp.concatenate([directions, basis.velocity], axis=1)
-        deviation = jnp.sqrt(variance)[:, None]
-        return modes * deviation, directions * deviation
+        return basis, size, velocity, jnp.sqrt(variance)[:, None]
+
+    def _shift(self, basis, size):
+        """Change of each label [half box] along each direction."""
+        return (self.stretch * self.widening)[:, None] * (basis.right * basis.inverse * size)
 
 
 class _Basis(eqx.Module):
@@ -146,6 +223,7 @@ class _Basis(eqx.Module):
     right: Float[Array, "label label"]
     inverse: Float[Array, " label"]  # 1/S, or 0 where there is no direction
     velocity: Float[Array, "pixel 2"]
+    nuisance: Float[Array, "pixel column"]  # orthonormal, the velocities last
 
 
 def _basis(by_label, by_velocity, continuum):
@@ -159,7 +237,7 @@ def _basis(by_label, by_velocity, continuum):
     squares, right = squares[::-1], right[:, ::-1]
     seen = squares > _SMALLEST * squares[0]
     inverse = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, squares, 1.0)), 0.0)
-    return _Basis(projected, right, inverse, velocity)
+    return _Basis(projected, right, inverse, velocity, nuisance)
 
 
 def fit_coherent_error(

@@ -1,17 +1,18 @@
 """How wrong an emulator is at some labels: a covariance over wavelength, by held-out spectra.
 
 The error of an emulator is a smooth function of the labels, and so are the derivatives of its flux
-by them: a part of it looks like a change of the labels, and no fit can tell the two apart. With J
-the derivatives of the very star, in the pixels of the spectrograph, the errors have the covariance
+by them: a part of it looks like a change of the labels, and no fit can tell the two apart. In the
+pixels of the spectrograph, the errors of a star have the covariance
 
-    C = m(labels) [ diag(d) + coherent part in the span of J ]
+    C = m(labels) [ diag(d) + coherent part ]
 
 - m, the mean squared error, is a polynomial of the labels (`emulators.error_amplitude`): a
   tenth of a dex of scatter is left of more than two dex of range;
 - d, mean 1 before the spectrograph, is what held-out stars show in each pixel;
-- the coherent part is some twenty modes of the star itself (`emulators.coherent_error`), which
-  also knows how much more than white noise the error has along what the labels can do beyond first
-  order: a change of the labels sees diag(d) by that factor, residuals do not.
+- the coherent part is what the labels of the star itself may be off by, some twenty axes in the
+  space of labels (`emulators.coherent_error`; `stellarfit.emulator_error` makes columns of them).
+  It also knows how much more than white noise the error has along what the labels can do beyond
+  that: a change of the labels sees diag(d) by that factor, residuals do not.
 
 A covariance that is the same for all stars, however many modes it has, is too sure of the labels:
 half to a third of their real errors at high S/N (docs/emulator.md shows the comparison).

@@ -30,6 +30,8 @@ _GRID, _REACH = 25, 4.0
 _NODES = 3
 # Rotation and macroturbulence broaden about as a Gaussian of this full width, in units of theirs.
 _BROADENING = 1.1
+_SHORTEST = 0.05  # sigma or boxes along an axis, over which a slope is taken at least
+_FOURTH = 3**0.5  # root of the fourth moment of a standard normal: that of t^2
 _WIDER = 4.0  # km/s of macroturbulence more: the direction of a broadening
 
 
@@ -157,7 +159,7 @@ class EmulatorError(NamedTuple):
     variance: Float64[Array, " pixel"]
     floor: Float64[Array, ""]
     modes: Float64[Array, "pixel mode"]
-    directions: Float64[Array, "pixel mode"]
+    directions: Float64[Array, "pixel direction"]
     by_free: Float64[Array, "pixel parameter"]
 
     @property
@@ -213,7 +215,8 @@ def push(
     broad = _BROADENING * jnp.hypot(v_sini, v_mac) / SPEED_OF_LIGHT
     pixel, line_spread = sizes
     resolved = jnp.sum(pixel / jnp.hypot(line_spread, broad))
-    modes, directions = error_model.coherent.modes(
+    coherent = error_model.coherent
+    off = coherent.displacements(
         labels,
         variance,
         by_every[:, :number],
@@ -221,9 +224,47 @@ def push(
         normalized[:, None] * problem.continuum.basis,
         resolved,
     )
-    floor = error_model.coherent.floor(len(variance), resolved)
+
+    def of_labels(labels):
+        return every(star.every(values).at[:number].set(labels)) * continuum
+
+    space = star.emulator.label_space
+    box = jnp.asarray(space.lower), jnp.asarray(space.upper)
+    bent = jax.lax.map(lambda axis: _along(of_labels, labels, axis, box), off.labels.T)
+    # What this fit leaves free takes up its part of them.
+    shift = number in star.free
+    broadening = shift and not {number + 1, number + 2}.isdisjoint(star.free)
+    bent = off.project(bent.reshape(-1, len(normalized)).T, shift + broadening)
+    modes = jnp.concatenate([bent, off.velocity], axis=1)
+    floor = coherent.floor(len(variance), resolved)
     by_free = by_every[:, np.array(star.free)]
-    return EmulatorError(variance, floor, modes, directions, by_free)
+    return EmulatorError(variance, floor, modes, off.directions, by_free)
+
+
+def _along(flux, labels, axis, box):
+    """Columns of the covariance of spectra whose labels scatter along an axis, [2, pixel].
+
+    Where a label does no more to a spectrum than the emulator errs, the emulator's derivative by
+    it is one at random, and says nothing of the spectrum a little further on. So the flux is
+    expanded in the distance t, in sigma, to second order, and not about the labels but over
+    -1 .. 1, as far as that is in the box.
+    """
+    lower, upper = box
+    # How far one may go to each side.
+    ahead, behind = (
+        jnp.min(jnp.where(step == 0, jnp.inf, (jnp.where(step > 0, upper, lower) - labels) / step))
+        for step in (axis, -axis)
+    )
+    first, last = -jnp.clip(behind, 0.0, 1.0), jnp.clip(ahead, 0.0, 1.0)
+    # A corner leaves no way to go: a network does not end a hair outside.
+    boxes = jnp.max(jnp.abs(axis) / (upper - lower))
+    short = jnp.maximum(_SHORTEST / jnp.maximum(boxes, 1.0) - (last - first), 0.0)
+    first, last = first - 0.5 * short, last + 0.5 * short
+    start, middle, end = (flux(labels + t * axis) for t in (first, 0.5 * (first + last), last))
+    length = last - first
+    slope = (end - start) / length
+    bend = 0.5 * (end + start) - middle  # what t^2 does over the length
+    return jnp.stack([slope, _FOURTH * bend])
 
 
 @eqx.filter_jit

@@ -14,6 +14,10 @@ from emulators.errors import InputError
 from .calibration import Calibration, identity
 
 _FACTORS = (np.log(0.3), np.log(30.0))  # on the errors, that are looked at
+# A posterior that comes this near, in its sigma, to an edge of the box is not a Gaussian. One that
+# fills the box is right whatever the emulator's error, so it tells no factor.
+_ROOM = 2.0
+_FEWEST = 20  # posteriors that tell a factor
 
 
 def recalibrate(emulator: Any, found: Calibration) -> Any:
@@ -24,9 +28,10 @@ def recalibrate(emulator: Any, found: Calibration) -> Any:
     carbon from), fits go further astray than that says.
 
     So the truths of `found` are taken for draws from Gaussians about the posterior means, cut off
-    at the label box, with a factor on the sigma of each label: that of the maximum likelihood.
-    The factors multiply `CoherentError.widening`, the square of their median `share_beyond`. Test
-    the result on other stars.
+    at the label box, with a factor on the sigma of each label: that of the maximum likelihood, of
+    the stars whose posterior has room in the box; 1 where there are fewer than 20. The factors
+    multiply `CoherentError.widening`, the square of their median `share_beyond`. Test the result
+    on other stars.
 
     Parameters
     ----------
@@ -100,6 +105,11 @@ def find_factors(
 
 
 def _best_factor(mean, sigma, truth, low, high):
+    told = np.minimum(mean - low, high - mean) > _ROOM * sigma
+    if told.sum() < _FEWEST:
+        return 1.0
+    mean, sigma, truth = mean[told], sigma[told], truth[told]
+
     def cost(log_factor):
         scale = np.exp(log_factor) * sigma
         below, above = ((end - mean) / scale for end in (low, high))

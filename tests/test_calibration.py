@@ -144,6 +144,18 @@ def test_recalibration_is_what_the_truths_say():
     assert float(after.share_beyond / before.share_beyond) == pytest.approx(1.5**2, rel=0.15)
 
 
+def test_labels_that_fits_leave_open_say_nothing():
+    """Posteriors as wide as the box are right, whatever factor a wider Gaussian would allow."""
+    emulator = tiny_emulator(analytic=True)
+    calibration = far_off(emulator, [2.0, 1.0, 0.7, 1.0])
+    lower, upper = (float(end[3]) for end in (LABELS.lower, LABELS.upper))
+    calibration.mean[:, 3] = 0.5 * (lower + upper)
+    calibration.sigma[:, 3] = (upper - lower) / 12**0.5
+    found = recalibrate(emulator, calibration).record["error_model"]["recalibrated_by"]
+    assert found["factor"][LABELS.names[3]] == 1.0
+    np.testing.assert_allclose(found["factor"][LABELS.names[0]], 2.0, rtol=0.08)
+
+
 def test_recalibration_refuses_other_fits():
     emulator = tiny_emulator(analytic=True)
     calibration = far_off(emulator, 2.0)

@@ -8,11 +8,11 @@ import pytest
 from fake_ledger import fake_rows
 from fake_star import TRUTH, fake_star
 from scipy.integrate import trapezoid
-from tiny import LABELS, tiny_emulator, tiny_grid
+from tiny import LABELS, AnalyticModel, tiny_emulator, tiny_grid
 
 from emulators.errors import InputError
 from scaling.law import ScalingLaw
-from stellarfit.emulator_error import amplitude_prior, default_noise, mix, push
+from stellarfit.emulator_error import _along, amplitude_prior, default_noise, mix, push
 from stellarfit.fitting import fit
 from stellarfit.flags import Flag
 from stellarfit.noise import Noise
@@ -227,6 +227,46 @@ def test_velocities_move_and_broaden_the_error(setup):
     shift = values.at[setup.prior.names.index("v_rad")].add(40.0)
     red = push(setup.photons, setup.emulator.error_model, shift, setup.sizes)
     assert float(jnp.mean(red.variance)) < float(jnp.mean(error.variance))
+
+
+def test_modes_along_an_axis_are_the_second_moment_of_spectra_with_wrong_labels():
+    """A parabola of the labels, against draws: what is linear alone misses most of it."""
+    rng = np.random.default_rng(1)
+    axis, labels = jnp.asarray([0.3, -0.1, 0.2]), jnp.asarray([0.1, 0.4, -0.2])
+    slope, bend = rng.normal(size=(2, 30))
+    place = labels @ axis
+
+    def flux(labels):
+        t = (labels @ axis - place) / (axis @ axis)
+        return 5.0 + slope * t + bend * t**2
+
+    wide = jnp.full(3, -9.0), jnp.full(3, 9.0)
+    modes = np.asarray(_along(flux, labels, axis, wide))
+    t = rng.normal(size=(200_000, 1))
+    change = slope * t + bend * t**2
+    truth = change.T @ change / len(t)
+    np.testing.assert_allclose(modes.T @ modes, truth, atol=0.03 * np.abs(truth).max())
+    assert np.abs(np.outer(modes[0], modes[0]) - truth).max() > 0.5 * np.abs(truth).max()
+
+
+class NowhereElse(AnalyticModel):
+    """No flux outside the box."""
+
+    def flux_at(self, labels, encoding, shift=0.0):
+        unit = self.label_space.to_unit(labels)
+        inside = jnp.all((unit >= -1e-9) & (unit <= 1 + 1e-9))
+        return jnp.where(inside, super().flux_at(labels, encoding, shift), jnp.nan)
+
+
+def test_wrong_labels_stay_in_the_box(emulator, setup):
+    """The error of the most metal-rich star, by errors of more than a box."""
+    model = eqx.tree_at(lambda e: e.model, emulator, NowhereElse())
+    problem = eqx.tree_at(lambda p: p.star.emulator, setup.photons, model)
+    wide = eqx.tree_at(lambda m: m.coherent.share, emulator.error_model, jnp.full(len(LABELS), 1e4))
+    values = values_of(setup).at[setup.prior.names.index("fe_h")].set(LABELS.upper[2])
+    error = push(problem, wide, values, setup.sizes)
+    assert bool(jnp.all(jnp.isfinite(error.modes)))
+    assert float(jnp.linalg.norm(error.modes)) > 10 * float(jnp.sqrt(jnp.sum(error.variance)))
 
 
 @pytest.fixture(scope="module")
