@@ -12,6 +12,11 @@ from hypothesis import settings
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is compilation, which is up to five times as quick so. The optimised
+# programs that users run are tested by `XLA_FLAGS= pytest`.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+)
 
 settings.register_profile("stellarfit", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("stellarfit")

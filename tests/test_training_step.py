@@ -77,7 +77,7 @@ print(json.dumps([len(jax.devices()), np.asarray(losses).tolist(), float(state.m
 def test_two_devices_do_what_one_does():
     tests = Path(__file__).parent
     code = CHILD.format(root=str(tests.parent), tests=str(tests))
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
