@@ -9,7 +9,7 @@ _MEDIUM_WORDS = {
     "vacuum": "vacuum",
 }
 _MEDIUM_KEYS = ("medium", "airorvac", "wavemed", "wave_medium", "wavelength_medium")
-_RESOLUTION_KEYS = ("resolution", "resolvpower", "spec_rp", "specrp", "r")
+_RESOLUTION_KEYS = ("resolution", "resolvpower", "spec_res", "spec_rp", "specrp", "r")
 _NAME_KEYS = ("object", "name", "star", "target", "objname", "obj_name")
 
 
