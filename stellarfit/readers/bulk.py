@@ -43,7 +43,7 @@ class Row(NamedTuple):
     resolution: np.ndarray
 
 
-def write_spectra(path: str | os.PathLike[str], spectra: Iterable[Spectrum]) -> Path:
+def write_spectra(path: str | os.PathLike[str], spectra: Iterable[Any]) -> Path:
     """Write many spectra into one file of our own layout.
 
     Parameters
@@ -51,8 +51,8 @@ def write_spectra(path: str | os.PathLike[str], spectra: Iterable[Spectrum]) -> 
     path
         Ends in ``.h5`` or ``.hdf5``, or in ``.parquet``.
     spectra
-        Of any lengths, taken one by one; their `name` is the identifier. Wavelengths are written in
-        vacuum.
+        Each a `Spectrum`, of any length, taken one by one; their `name` is the identifier.
+        Wavelengths are written in vacuum.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def write_spectra(path: str | os.PathLike[str], spectra: Iterable[Spectrum]) -> 
 class _Rows:
     """Rows of spectra, and how many and in which frame they were, once they are written."""
 
-    def __init__(self, path: Path, spectra: Iterable[Spectrum]):
+    def __init__(self, path: Path, spectra: Iterable[Any]):
         self.path, self.spectra, self.num, self.frame = path, spectra, 0, "unknown"
 
     def __iter__(self):

@@ -55,11 +55,8 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
     def get(name: str, default: Any) -> np.ndarray:
         if name not in file:
             return np.full(num, default)
-        data = file[name]
-        # [star, pixel]; else [pixel], which all stars share; else [star] or one number.
-        shared = data.ndim == 1 and data.shape == (num,) and name in ("wavelength", "resolution")
-        values = data[()] if shared or data.ndim == 0 else data[row]
-        return np.broadcast_to(values, (num,)) if np.ndim(values) == 0 else values
+        values = _select(file[name], row, len(file["id"]), num, f"{where}: {name}")
+        return np.broadcast_to(values, (num,))
 
     found = Row(
         file["id"].asstr()[row],
@@ -70,6 +67,18 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
         get("resolution", np.nan),
     )
     return [to_raw(found, medium, frame, where)]
+
+
+def _select(data: Any, row: int, stars: int, pixels: int, what: str) -> Any:
+    """Of a star: its row, what all stars share, its number, or the one number of all."""
+    shape, shared = data.shape, what.endswith("wavelength")
+    if shape == (stars, pixels):
+        return data[row]
+    if shape == (pixels,) and (shared or (what.endswith("resolution") and stars != pixels)):
+        return data[:]
+    if what.endswith("resolution") and shape in ((), (stars,)) and shape != (pixels,):
+        return data[row] if shape else data[()]
+    raise InputError(f"{what} has shape {shape}; give [star, pixel], here {(stars, pixels)}")
 
 
 def write(path: Path, rows: Any) -> None:

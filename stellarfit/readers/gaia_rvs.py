@@ -32,7 +32,7 @@ def _is_rvs(file: Any) -> bool:
     if not has_columns(file, 1, "wavelength"):
         return has_columns(file, 1, "source_id") and _length(file[1]) == len(_GRID)
     values = np.asarray(file[1].data[_name(file[1], "wavelength")], np.float64)
-    return values.size > 0 and _RANGE[0] < values.min() and values.max() < _RANGE[1]
+    return bool(values.size and _RANGE[0] < values.min() and values.max() < _RANGE[1])
 
 
 def _name(unit: Any, name: str) -> str:
@@ -47,8 +47,8 @@ def _list_stars(file: Any, where: str) -> dict[int, str]:
     unit = file[1]
     if not has_columns(file, 1, "wavelength"):
         return {i: str(one) for i, one in enumerate(unit.data[_name(unit, "source_id")].tolist())}
-    header = {**file[0].header, **unit.header}
-    return {0: str(header.get("SOURCE_ID", header.get("OBJECT", "")))}
+    header = clean_header([*file[0].header.items(), *unit.header.items()])
+    return {0: str(header.get("source_id", header.get("object", "")))}
 
 
 def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:

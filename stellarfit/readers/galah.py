@@ -1,10 +1,11 @@
 """GALAH DR3: one camera of HERMES a file.
 
-Data model: https://docs.datacentral.org.au/galah/dr3/galah-dr3-spectra/. Read through specutils,
-whose loader takes the first extension for the error: it is the *relative* error, and is multiplied
-by the flux here. Wavelengths are freed of the barycentric velocity
-(https://docs.datacentral.org.au/galah/dr2/data-reduction-and-analysis/). That they are in air is
-the survey's practice (it compares with syntheses in air); the data model does not say it.
+Data model: https://docs.datacentral.org.au/galah/dr3/galah-dr3-spectra/. The loader of specutils
+does not serve: it takes the first extension for the error, which is the *relative* error, to be
+multiplied by the flux, and puts the normalised spectrum first. Wavelengths are freed of the
+barycentric velocity (https://docs.datacentral.org.au/galah/dr2/data-reduction-and-analysis/). That
+they are in air is the survey's practice (it compares with syntheses in air); the data model does
+not say it.
 """
 
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 
 from emulators.errors import InputError
 
+from .columns import ivar_from_error
+from .fits import image_wavelength
+from .header import clean_header
 from .raw import RawSpectrum
-from .specutils_object import load
 from .survey import Survey, get_extension
 
 # Kos et al. 2017, MNRAS 464, 1259.
@@ -38,14 +41,16 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
         )
     flux = np.asarray(get_extension(file, 0, where).data, np.float64)
     relative = np.asarray(get_extension(file, 1, where).data, np.float64)
-    if relative.shape != flux.shape:
+    if flux.ndim != 1 or relative.shape != flux.shape:
         raise InputError(f"{where}: flux and error have shapes {flux.shape} and {relative.shape}")
-    raw = load(file, "GALAH", where, many=True)
-    error = relative * np.abs(flux)
-    usable = np.isfinite(error) & (error > 0)
     return [
-        raw._replace(
-            ivar=np.divide(1.0, error**2, out=np.zeros_like(error), where=usable),
+        RawSpectrum(
+            image_wavelength(file[0].header, len(flux), None, where),
+            flux,
+            ivar_from_error(relative * np.abs(flux)),
+            None,
+            clean_header(file[0].header.items()),
+            where,
             resolution=_RESOLUTION,
             medium="air",
             frame="barycentric",

@@ -11,9 +11,7 @@ from .header import clean_header
 from .raw import RawSpectrum
 
 
-def load(
-    source: Any, format: str, where: str, *, many: bool = False, **options: Any
-) -> RawSpectrum:
+def load(source: Any, format: str, where: str, **options: Any) -> RawSpectrum:
     """Read a file with the named loader of specutils.
 
     Parameters
@@ -24,20 +22,15 @@ def load(
         Of the loader.
     where
         File to name in messages.
-    many
-        The loader gives a list, of which the first is taken.
     **options
         Of the loader.
     """
     from specutils import Spectrum as SpecutilsSpectrum
-    from specutils import SpectrumList
 
-    kind = SpectrumList if many else SpecutilsSpectrum
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = kind.read(source, format=format, **options)
-            found = found[0] if many else found
+            found = SpecutilsSpectrum.read(source, format=format, **options)
     except Exception as error:  # noqa: BLE001 - loaders raise whatever their parsing meets
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -45,7 +45,7 @@ def get_extension(file: Any, key: str | int, where: str) -> Any:
     except (KeyError, IndexError):
         names = ", ".join(f"{i} {unit.name or 'unnamed'}" for i, unit in enumerate(file))
         raise InputError(f"{where}: no extension {key}; it has {names}") from None
-    if unit.header.get("NAXIS", 0) == 0 or 0 in unit.shape:
+    if not (unit.shape and min(unit.shape) if unit.is_image else unit.header["NAXIS2"]):
         raise InputError(f"{where}: extension {key} is empty")
     return unit
 
