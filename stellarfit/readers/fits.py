@@ -43,7 +43,8 @@ def open_fits(path: Path) -> Iterator[Any]:
     except InputError:
         raise
     except (
-        OSError, EOFError, AstropyUserWarning, ValueError, TypeError, LookupError, AttributeError,
+        OSError, EOFError, AstropyUserWarning, fits.VerifyError, ValueError, TypeError, LookupError,
+        AttributeError, ArithmeticError, MemoryError,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
