@@ -14,6 +14,7 @@ from survey_files import NUM, flux_of
 import stellarfit as sf
 from emulators.errors import InputError
 from emulators.wavelength import air_to_vacuum
+from stellarfit.cli import main
 from stellarfit.readers.build import Stated
 from stellarfit.readers.stars import open_stars
 
@@ -378,6 +379,32 @@ def test_an_observed_apstar():
     stored: Any = fits.getdata(path, 3)
     assert (spectrum.survey_mask == stored[0]).all()
     assert spectrum.mask_counts()["user"] == ((stored[0] & 0x40FF) != 0).sum()
+
+
+def test_apvisit_wavelengths_are_those_of_the_telescope():
+    """The sky does not move between two visits whose barycentric corrections differ by 26 km/s."""
+    skies, corrections = [], []
+    shift = np.arange(-30, 31) / 299_792.458
+    for name in ("apVisit-r13-5095-55844-128.fits", "apVisit-r13-9518-57729-104.fits"):
+        with fits.open(apogee_file(name)) as file:
+            units: Any = file
+            skies.append((np.log(units[4].data[1][::-1]), units[5].data[1][::-1]))
+            corrections.append(units[0].header["BC"])
+    grid = np.arange(np.log(15_900), np.log(16_400), 2e-6)
+    first = np.interp(grid, *skies[0])
+    match = [np.corrcoef(first, np.interp(grid + by, *skies[1]))[0, 1] for by in shift]
+    assert abs(np.subtract(*corrections)) > 25
+    assert abs(shift[np.argmax(match)] * 299_792.458) < 4 and max(match) > 0.9
+
+
+def test_the_command_line_asks_for_a_row(tmp_path, capsys):
+    path, _ = files.desi(tmp_path / "a.fits")
+    for more in ([], ["--row", "1"]):
+        assert main(["fit", str(path), *more]) == 2
+        assert "give row= (--row)" in " ".join(capsys.readouterr().err.split())
+    # The star is read then, and has no pixel that the emulator knows.
+    assert main(["fit", str(path), "--row", "2", "--window", "1000", "1001"]) == 2
+    assert "no pixel of any arm" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["apVisit-r13-5095-55844-128", "apVisit-r13-9518-57729-104"])
