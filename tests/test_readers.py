@@ -166,6 +166,8 @@ def test_gzip(tmp_path):
         ({"AIRORVAC": "vac"}, "vacuum"),
         ({"VACUUM": True}, "vacuum"),
         ({"VACUUM": 0}, "air"),
+        ({"TUCD1": "em.wl;obs.atmos"}, "air"),
+        ({"TUCD1": "em.wl"}, "vacuum"),
     ],
 )
 def test_medium_from_the_header(tmp_path, cards, medium):

@@ -104,13 +104,13 @@ def test_a_contradicting_medium_is_refused(tmp_path, write):
 
 def test_apogee_bad_bits(tmp_path):
     mask = np.zeros(8575, np.int64)
-    mask[:16] = 1 << np.arange(16)
+    mask[:32] = 1 << np.arange(32)
     spectrum = one(files.apstar(tmp_path / "a.fits", mask)[0])
-    # PixelBitMask.level of the pipeline (apogee/utils/bitmask.py).
-    level = [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 0]
-    assert (~spectrum.good[:16]).astype(int).tolist() == level
-    assert spectrum.survey_mask[:16].tolist() == (1 << np.arange(16)).tolist()
-    assert spectrum.good[16:].all()
+    # PixelBitMask.level of the pipeline of SDSS-V (apogee_drp/utils/bitmask.py).
+    level = [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 0] + [1, *[0] * 7] * 2
+    assert (~spectrum.good[:32]).astype(int).tolist() == level
+    assert spectrum.survey_mask[:32].tolist() == (1 << np.arange(32)).tolist()
+    assert spectrum.good[32:].all()
 
 
 def test_apstar_of_one_visit_without_a_second_axis(tmp_path):
@@ -378,7 +378,7 @@ def test_an_observed_apstar():
     assert abs(spectrum.snr / header["SNR"] - 1) < 0.1
     stored: Any = fits.getdata(path, 3)
     assert (spectrum.survey_mask == stored[0]).all()
-    assert spectrum.mask_counts()["user"] == ((stored[0] & 0x40FF) != 0).sum()
+    assert spectrum.mask_counts()["user"] == ((stored[0] & 0x10140FF) != 0).sum()
 
 
 def test_apvisit_wavelengths_are_those_of_the_telescope():

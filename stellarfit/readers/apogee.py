@@ -18,7 +18,7 @@ from .raw import RawSpectrum
 from .specutils_object import load
 from .survey import FWHM, Survey, get_extension
 
-# https://www.sdss4.org/instruments/apogee-spectrographs/
+# Majewski et al. 2017, AJ 154, 94.
 _RESOLUTION = 22_500.0
 
 

@@ -35,10 +35,11 @@ class BadBits(NamedTuple):
 APOGEE_PIXMASK = BadBits(
     {
         0: "BADPIX", 1: "CRPIX", 2: "SATPIX", 3: "UNFIXABLE", 4: "BADDARK", 5: "BADFLAT",
-        6: "BADERR", 7: "NOSKY", 14: "NOT_ENOUGH_PSF",
+        6: "BADERR", 7: "NOSKY", 14: "NOT_ENOUGH_PSF", 16: "INACTIVE_PIXEL", 24: "BAD_EXTRACTION",
     },
-    "PixelBitMask of the APOGEE reduction pipeline (github.com/sdss/apogee, utils/bitmask.py): "
-    "the bits of level 1. Persistence, Littrow ghost and nearness to sky and telluric lines are 0",
+    "PixelBitMask of the APOGEE reduction pipelines (bitmask.py of github.com/sdss/apogee and "
+    "apogee_drp): the bits of level 1, 16 and 24 by the latter, of SDSS-V. Persistence, Littrow "
+    "ghost and nearness to sky and telluric lines are of level 0",
 )  # fmt: skip
 
 SDSS_SPPIXMASK = BadBits(
@@ -64,7 +65,8 @@ LAMOST_MASK = BadBits(
 
 ESO_QUAL = BadBits(
     None,
-    "QUAL of the ESO Science Data Products Standard (ESO-044286), as 4MOST's L1 uses it: 0 is good",
+    "QUAL of ESO's Science Data Products (ESO-044286): 0 is good. The consortium's simulator sets "
+    "1 where a cosmic ray hit (github.com/jkrogager/py4most, qmost_etc.py)",
 )
 
 

@@ -4,8 +4,8 @@ The layout is that of ESO's Science Data Products (ESO-044286): a table of one r
 WAVE, FLUX, ERR_FLUX and QUAL, and more (FLUX_NOSS, ...), as the consortium's pipelines read and
 simulate it (qmostxp/l1spectrum.py; github.com/jkrogager/py4most, qmost_etc.py). A file of the
 high-resolution spectrograph holds its three windows one after another. Air or vacuum is by the
-standard's ``TUCD1`` of WAVE (``em.wl;obs.atmos`` is air), the frame by ``SPECSYS``; where the file
-has no ``TUCD1``, the medium must be stated.
+standard's ``TUCD1`` (`header.find_medium`), the frame by ``SPECSYS``; where the file has no
+``TUCD1``, the medium must be stated.
 """
 
 from typing import Any
@@ -63,7 +63,6 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
         where,
         bits=bits,
         resolution=find_resolution(header),
-        medium=_find_medium(unit),
         frame=find_frame(header),
         star=_list_stars(file, where)[0],
     )
@@ -81,14 +80,6 @@ def _cut(whole: RawSpectrum, piece: np.ndarray) -> RawSpectrum:
     values = {name: getattr(whole, name) for name in vectors}
     cut = {name: None if one is None else one[piece] for name, one in values.items()}
     return whole._replace(arm=arm, **cut)
-
-
-def _find_medium(unit: Any) -> str | None:
-    place = [name.upper() for name in unit.columns.names].index("WAVE") + 1
-    meaning = str(unit.header.get(f"TUCD{place}", "")).lower()
-    if not meaning.startswith("em.wl"):
-        return None
-    return "air" if "obs.atmos" in meaning else "vacuum"
 
 
 FOURMOST = Survey("4MOST", _is_fourmost, _list_stars, _read, ARMS)

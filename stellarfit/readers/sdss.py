@@ -17,8 +17,8 @@ from .raw import RawSpectrum
 from .specutils_object import load
 from .survey import FWHM, Survey, fill_resolution, get_column, get_extension, has_columns
 
-# Resolving power of mwmStar, which does not carry it: BOSS is 1,850 to 2,200 in the middle of its
-# two arms (https://www.sdss4.org/instruments/boss_spectrograph/).
+# Of mwmStar, which does not carry it. BOSS: 1,560 to 2,270 in its blue arm and 1,850 to 2,650 in
+# its red one (Smee et al. 2013, AJ 146, 32). APOGEE: Majewski et al. 2017, AJ 154, 94.
 _RESOLUTION = {"apogee": 22_500.0, "boss": 2_000.0}
 
 
