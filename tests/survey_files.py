@@ -205,14 +205,20 @@ def lamost_new(path):
 MRS_GRIDS = {"blue": log_grid(4950.0, step=1e-5), "red": log_grid(6300.0, step=1e-5)}
 
 
-def lamost_mrs(path, arms=("blue", "red"), coadd=True, dark=()):
-    """LAMOST MRS: COADD_B and COADD_R, and the single exposures."""
+def lamost_mrs(path, arms=("blue", "red"), coadd=True, dark=(), vectors=False):
+    """LAMOST MRS: COADD_B and COADD_R, and the single exposures; or vectors in one row."""
     units: list[Any] = [primary(TELESCOP="LAMOST", DESIG="LAMOST J06", OBSID=2)]
     for arm in arms:
         grid, letter = MRS_GRIDS[arm], arm[0].upper()
         flux = flux_of(grid)
         ivar = np.where(arm in dark, 0, 1e4 / flux**2)
         zero = np.zeros(NUM, np.int32)
+        if vectors:
+            rows = {"FLUX": flux, "IVAR": ivar, "WAVELENGTH": grid, "ANDMASK": zero, "ORMASK": zero}
+            units.append(
+                table(f"COADD_{letter}", *((k, f"{NUM}D", v[None]) for k, v in rows.items()))
+            )
+            continue
         shared = (("FLUX", "E", flux), ("IVAR", "E", ivar), ("LOGLAM", "D", np.log10(grid)))
         if coadd:
             masks = (("ANDMASK", "J", zero), ("ORMASK", "J", zero + 1))

@@ -95,6 +95,12 @@ def test_without_mask_or_resolution(tmp_path, make):
         sf.read_spectra(make(tmp_path / "b", ivar=None))
 
 
+def test_a_missing_mask_value_is_bad(tmp_path):
+    mask = [[None if i == 3 else 0 for i in range(NUM)]] * STARS
+    spectrum: Any = sf.read_spectrum(make_parquet(tmp_path / "a", mask=mask), row=0)
+    assert np.flatnonzero(~spectrum.good).tolist() == [3]
+
+
 @pytest.mark.parametrize("shape", [(), (NUM,), (STARS, NUM)])
 def test_hdf5_resolution_of_any_shape(tmp_path, shape):
     power = np.broadcast_to(np.linspace(8000.0, 9000.0, NUM) if shape else 8000.0, shape)

@@ -242,12 +242,17 @@ def test_lamost_and_mask_is_bad_and_or_mask_is_not(tmp_path):
     assert spectrum.survey_mask[[7, 8, 9]].tolist() == [1, 0, 32]
 
 
-def test_lamost_medium_resolution(tmp_path):
-    path, grids = files.lamost_mrs(tmp_path / "a.fits")
+@pytest.mark.parametrize("vectors", [False, True])
+def test_lamost_medium_resolution_in_both_layouts(tmp_path, vectors):
+    path, grids = files.lamost_mrs(tmp_path / "a.fits", vectors=vectors)
     arms = arms_of(path)
     for arm, spectrum in arms.spectra.items():
         check(spectrum, grids[arm])
         assert spectrum.resolution == 7500 and spectrum.good.all()
+
+
+def test_lamost_medium_resolution_of_one_arm(tmp_path):
+    grids = files.MRS_GRIDS
     red, _ = files.lamost_mrs(tmp_path / "b.fits", arms=("red",))
     assert arms_of(red).missing == {"blue": "not in the file"}
     half, _ = files.lamost_mrs(tmp_path / "c.fits", dark=("blue",))

@@ -148,6 +148,7 @@ def to_raw(row: Row, medium: str, frame: str, where: str) -> RawSpectrum:
     if not np.isfinite(row.wavelength[:num]).all():
         raise InputError(f"{where}: {row.id}: NaN among its wavelengths; only its end may be NaN")
     wavelength, flux, ivar, mask, resolution = (one[:num] for one in vectors)
+    bits = np.nan_to_num(mask, nan=1).astype(np.int64)
     power = None
     if np.isfinite(resolution).all():
         power = float(resolution[0]) if num and np.ptp(resolution) == 0 else resolution
@@ -155,10 +156,10 @@ def to_raw(row: Row, medium: str, frame: str, where: str) -> RawSpectrum:
         wavelength,
         flux,
         ivar,
-        mask,
+        bits,
         {},
         where,
-        bits=mask.astype(np.int64),
+        bits=bits,
         resolution=power,
         medium=medium,
         frame=frame,

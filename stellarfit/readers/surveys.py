@@ -12,8 +12,9 @@ from .sdss import MWM, SPEC
 from .survey import Survey
 from .weave import WEAVE
 
+# A coadd of LAMOST MRS has the columns of LRS, and its name besides: MRS is asked first.
 SURVEYS = (
-    APSTAR, ASPCAPSTAR, APVISIT, SPEC, MWM, DESI, GALAH, LRS, MRS, RVS, FOURMOST, WEAVE,
+    APSTAR, ASPCAPSTAR, APVISIT, SPEC, MWM, DESI, GALAH, MRS, LRS, RVS, FOURMOST, WEAVE,
 )  # fmt: skip
 
 
