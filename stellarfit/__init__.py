@@ -14,46 +14,55 @@ if TYPE_CHECKING:
     from emulators.emulator import load_emulator
     from emulators.errors import InputError
 
+    from .arms import Arms
     from .catalog import read_catalog, write_catalog
     from .fitting import Fit, fit
     from .model import stellar_model
     from .population import population_prior
-    from .readers import read_spectrum
+    from .readers import Spectra, read_spectra, read_spectrum, write_spectra
     from .sampling import Posterior, sample
     from .spectrum import MaskBit, Spectrum
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Arms": "stellarfit.arms",
     "Fit": "stellarfit.fitting",
     "InputError": "emulators.errors",
     "MaskBit": "stellarfit.spectrum",
     "Posterior": "stellarfit.sampling",
+    "Spectra": "stellarfit.readers",
     "Spectrum": "stellarfit.spectrum",
     "fit": "stellarfit.fitting",
     "load_emulator": "emulators.emulator",
     "population_prior": "stellarfit.population",
     "read_catalog": "stellarfit.catalog",
+    "read_spectra": "stellarfit.readers",
     "read_spectrum": "stellarfit.readers",
     "sample": "stellarfit.sampling",
     "stellar_model": "stellarfit.model",
     "write_catalog": "stellarfit.catalog",
+    "write_spectra": "stellarfit.readers",
 }
 
 __all__ = [
+    "Arms",
     "Fit",
     "InputError",
     "MaskBit",
     "Posterior",
+    "Spectra",
     "Spectrum",
     "fit",
     "load_emulator",
     "population_prior",
     "read_catalog",
+    "read_spectra",
     "read_spectrum",
     "sample",
     "stellar_model",
     "write_catalog",
+    "write_spectra",
 ]
 
 

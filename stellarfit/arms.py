@@ -8,7 +8,7 @@ so that all that reads the pixels of a `Spectrum` reads those of several arms as
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,9 +30,12 @@ class Arms:
     ----------
     spectra : dict
         `Spectrum` by the arm's name. ``v_rad`` is the velocity that the first arm measures.
+    missing : dict
+        Arms of the spectrograph without a usable spectrum of this star, and why: by the reader.
     """
 
     spectra: dict[str, Spectrum]
+    missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def gather(cls, spectra: Any) -> "Arms":
@@ -65,7 +68,8 @@ class Arms:
         return cls({str(name): spectrum for name, spectrum in spectra.items()})
 
     def __repr__(self) -> str:
-        return f"Arms({', '.join(f'{name}: {one!r}' for name, one in self.spectra.items())})"
+        parts = [f"{name}: {one!r}" for name, one in self.spectra.items()]
+        return f"Arms({', '.join([*parts, *(f'{name}: missing' for name in self.missing)])})"
 
     def __len__(self) -> int:
         return sum(map(len, self.spectra.values()))
@@ -118,8 +122,9 @@ class Arms:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Arms without a good pixel."""
-        return tuple(name for name, one in self.spectra.items() if not one.good.any())
+        """Arms without a good pixel, and those that are missing."""
+        dark = [name for name, one in self.spectra.items() if not one.good.any()]
+        return (*dark, *self.missing)
 
     @property
     def zero_points(self) -> tuple[str, ...]:
@@ -143,7 +148,7 @@ class Arms:
             if where[name] is not None:
                 with of_arm(name):
                     spectra[name] = one.marked(where[name], bit)
-        arms = Arms(spectra)
+        arms = Arms(spectra, self.missing)
         if not arms.good.any():
             raise InputError(f"mask: no arm of {', '.join(self.spectra)} has a usable pixel")
         return arms

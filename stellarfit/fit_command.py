@@ -11,7 +11,7 @@ import typer
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="FITS, ECSV or text file; several are arms of one star.", show_default=False
+        help="FITS, ECSV, text or bulk file; several are arms of one star.", show_default=False
     ),
 ]
 ArmNames = Annotated[
@@ -51,7 +51,13 @@ Mask = Annotated[str | None, typer.Option(help="Name of the mask column; nonzero
 Unit = Annotated[
     str | None, typer.Option("--wavelength-unit", help="Unit of the wavelengths, such as nm.")
 ]
-Format = Annotated[str | None, typer.Option("--format", help="A specutils loader, by name.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="A survey's layout, such as 'LAMOST LRS', or a specutils loader."
+    ),
+]
+Row = Annotated[int | None, typer.Option(help="The star in a file of many, counted from 0.")]
 Noise = Annotated[
     str | None,
     typer.Option(
@@ -96,18 +102,21 @@ def _job(
     mask: Mask = None,
     wavelength_unit: Unit = None,
     format: Format = None,
+    row: Row = None,
     out: OutFolder = None,
     json: Json = False,
 ) -> Job:
     """Everything that can be refused, before anything is computed or written."""
     from emulators.emulator import load_emulator
+    from emulators.errors import InputError
 
+    from .arms import Arms
     from .readers import read_spectrum
     from .report import check_folder
 
     fixed = _parse_fixed(fix or [])
     check_folder(out)
-    names = _check_arms(files, arm or [], zero_point)
+    names = _check_arms(files, arm or [])
     each = zip(
         _one_each("--resolution", resolution, files), _one_each("--snr", snr, files), strict=True
     )
@@ -115,26 +124,28 @@ def _job(
         read_spectrum(
             file, medium=medium, resolution=power, snr=ratio, wavelength=wavelength, flux=flux,
             ivar=ivar, error=error, mask=mask, wavelength_unit=wavelength_unit, format=format,
+            row=row,
         )
         for file, (power, ratio) in zip(files, each, strict=True)
     ]  # fmt: skip
     options = {"fixed": fixed, "noise": noise, "continuum_degree": continuum_degree}
-    spectrum = spectra[0]
-    if names:
-        from .arms import Arms
+    spectrum = Arms.gather(dict(zip(names, spectra, strict=True))) if names else spectra[0]
+    if zero_point is not None:
+        from numpyro.distributions import Normal
 
-        spectrum = Arms.gather(dict(zip(names, spectra, strict=True)))
-        if zero_point is not None:
-            from numpyro.distributions import Normal
-
-            free = [name for name in spectrum.zero_points if name not in fixed]
-            options["priors"] = {name: Normal(0.0, zero_point) for name in free}
+        if not (isinstance(spectrum, Arms) and len(spectrum.spectra) > 1 and zero_point > 0):
+            raise InputError(
+                f"--zero-point: {zero_point:g} for {len(files)} files; give a positive width "
+                "[km/s], and two arms or more"
+            )
+        free = [name for name in spectrum.zero_points if name not in fixed]
+        options["priors"] = {name: Normal(0.0, zero_point) for name in free}
     if window is not None:
         spectrum = spectrum.window(*window)
     return Job(spectrum, load_emulator(emulator), options, out, json)
 
 
-def _check_arms(files: list[Path], names: list[str], zero_point: float | None) -> list[str]:
+def _check_arms(files: list[Path], names: list[str]) -> list[str]:
     """The names of the arms; none for a single file without one."""
     from emulators.errors import InputError
 
@@ -145,11 +156,6 @@ def _check_arms(files: list[Path], names: list[str], zero_point: float | None) -
         )
     if len(set(names)) < len(names):
         raise InputError(f"--arm: {', '.join(names)}; give every arm a name of its own")
-    if zero_point is not None and not (len(names) > 1 and zero_point > 0):
-        raise InputError(
-            f"--zero-point: {zero_point:g} for {len(files)} files; give a positive width [km/s], "
-            "and two arms or more"
-        )
     return names
 
 

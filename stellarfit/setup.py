@@ -110,7 +110,8 @@ class Setup:
                 {
                     name: seen[name] if name in seen else one.marked(one.good, MaskBit.OUTSIDE)
                     for name, one in spectrum.spectra.items()
-                }
+                },
+                spectrum.missing,
             )
         else:
             spectrum = seen[""]

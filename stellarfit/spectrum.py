@@ -57,6 +57,9 @@ class Spectrum:
         What to call the star.
     meta : mapping
         Anything worth keeping from the file's header.
+    survey_mask : [pixel], integer, optional
+        The bits that a survey's pipeline set, all of them. It is kept, and judges nothing: which of
+        them mean a bad pixel is for `mask` to say.
 
     Attributes
     ----------
@@ -86,6 +89,7 @@ class Spectrum:
     medium: str
     name: str
     meta: dict[str, Any]
+    survey_mask: Int64[np.ndarray, " pixel"] | None
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class Spectrum:
         snr: float | int | None = None,
         name: str = "",
         meta: Mapping[str, Any] | None = None,
+        survey_mask: Any = None,
     ):
         wavelength, flux = _vector(wavelength, "wavelength", "Angstrom"), _vector(flux, "flux")
         num = len(wavelength)
@@ -152,6 +157,7 @@ class Spectrum:
             "medium": medium,
             "name": name,
             "meta": dict(meta or {}),
+            "survey_mask": _survey_mask(survey_mask, order),
         }.items():
             object.__setattr__(self, key, value)
         self.check_good()
@@ -300,6 +306,16 @@ def _ivar_from_snr(wavelength, flux, good, snr) -> np.ndarray:
             "snr: the flux has no positive continuum level to scale errors from; give ivar="
         )
     return (snr / level) ** 2
+
+
+def _survey_mask(mask: Any, order: np.ndarray) -> np.ndarray | None:
+    if mask is None:
+        return None
+    array = np.asarray(mask)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"survey_mask: {array.dtype} values; give integers, one bit a reason")
+    _same_length(array, len(order), "survey_mask")
+    return array[order].astype(np.int64)
 
 
 def _resolution(resolution: Any, order: np.ndarray) -> float | np.ndarray | None:

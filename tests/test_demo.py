@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def maker():
 
 
 def test_the_shipped_star_says_how_it_was_made(maker):
-    spectrum = read_spectrum(demo.STAR)
+    spectrum: Any = read_spectrum(demo.STAR)
     truth = demo.read_truth(spectrum)
     assert (spectrum.medium, spectrum.resolution) == ("vacuum", 47_000)
     assert spectrum.meta["seed"] == maker.SEED and spectrum.good.all()

@@ -115,7 +115,7 @@ def test_ecsv_carries_medium_resolution_and_name(tmp_path):
     meta = {"medium": "air", "resolution": 28_000, "object": "HD 1"}
     table = Table({"wavelength": WAVE * units.AA, "flux": FLUX, "error": SIGMA}, meta=meta)
     table.write(tmp_path / "a.ecsv")
-    spectrum = read_spectrum(tmp_path / "a.ecsv")
+    spectrum: Any = read_spectrum(tmp_path / "a.ecsv")
     check(spectrum, air_to_vacuum(WAVE))
     assert (spectrum.medium, spectrum.resolution, spectrum.name) == ("air", 28_000, "HD 1")
 
@@ -166,6 +166,8 @@ def test_gzip(tmp_path):
         ({"AIRORVAC": "vac"}, "vacuum"),
         ({"VACUUM": True}, "vacuum"),
         ({"VACUUM": 0}, "air"),
+        ({"TUCD1": "em.wl;obs.atmos"}, "air"),
+        ({"TUCD1": "em.wl"}, "vacuum"),
     ],
 )
 def test_medium_from_the_header(tmp_path, cards, medium):

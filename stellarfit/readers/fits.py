@@ -1,6 +1,8 @@
 """Spectra in FITS: binary tables, and one-dimensional images with a wavelength axis."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ _IVAR_NAMES = ("IVAR", "INVVAR", "INV_VAR")
 _MASK_NAMES = ("MASK", "DQ", "QUALITY", "QUAL")
 
 
-def read_fits(
-    path: Path, columns: Columns, wavelength_unit: str | None, hdu: int | str | None
-) -> RawSpectrum:
-    """Read the first extension that holds a spectrum, or the one asked for."""
+@contextmanager
+def open_fits(path: Path) -> Iterator[Any]:
+    """Open a FITS file for reading; whatever is wrong with it is one `InputError`.
+
+    The headers of all extensions are read now, so that a file cut short fails here; data are read
+    when they are asked for.
+    """
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyUserWarning
 
@@ -34,21 +39,23 @@ def read_fits(
                 path.open("rb") as stream,
                 fits.open(stream, memmap=False, lazy_load_hdus=False) as file,
             ):
-                _load(file)
-                return _choose(file, path, columns, wavelength_unit, hdu)
+                yield file
     except InputError:
         raise
-    except (OSError, EOFError, AstropyUserWarning, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - astropy raises whatever its parsing meets
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as FITS, it is damaged or cut short ({reason})"
+            f"{path}: cannot be read as FITS, it is damaged or cut short ({reason[:200]})"
         ) from None
 
 
-def _load(file) -> None:
-    """Read every extension now, so that a truncated file fails here."""
+def read_table_or_image(
+    file: Any, path: Path, columns: Columns, wavelength_unit: str | None, hdu: int | str | None
+) -> RawSpectrum:
+    """Read the first extension that holds a spectrum, or the one asked for."""
     for unit in file:
         _ = unit.data
+    return _choose(file, path, columns, wavelength_unit, hdu)
 
 
 def _choose(file, path, columns, wavelength_unit, hdu) -> RawSpectrum:

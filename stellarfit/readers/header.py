@@ -9,7 +9,7 @@ _MEDIUM_WORDS = {
     "vacuum": "vacuum",
 }
 _MEDIUM_KEYS = ("medium", "airorvac", "wavemed", "wave_medium", "wavelength_medium")
-_RESOLUTION_KEYS = ("resolution", "resolvpower", "spec_rp", "specrp", "r")
+_RESOLUTION_KEYS = ("resolution", "resolvpower", "spec_res", "spec_rp", "specrp", "r")
 _NAME_KEYS = ("object", "name", "star", "target", "objname", "obj_name")
 
 
@@ -30,8 +30,9 @@ def clean_header(cards: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
 def find_medium(header: Mapping[str, Any]) -> tuple[str | None, str]:
     """Medium of the wavelengths and the card that says so; (None, "") where none does.
 
-    A bare ``CTYPE1 = 'WAVE'`` is not taken as vacuum, although the FITS standard says so: too many
-    files in air carry it. ``AWAV`` is always air.
+    ESO's products say it by the meaning of their first column, ``TUCD1``: ``em.wl;obs.atmos`` is
+    air, ``em.wl`` vacuum. A bare ``CTYPE1 = 'WAVE'`` is not taken as vacuum, although the FITS
+    standard says so: too many files in air carry it. ``AWAV`` is always air.
     """
     for key in _MEDIUM_KEYS:
         word = str(header.get(key, "")).lower()
@@ -39,6 +40,9 @@ def find_medium(header: Mapping[str, Any]) -> tuple[str | None, str]:
             return _MEDIUM_WORDS[word], f"{key.upper()} = {header[key]!r}"
     if isinstance(header.get("vacuum"), bool | int):
         return ("vacuum" if header["vacuum"] else "air"), f"VACUUM = {header['vacuum']}"
+    meaning = str(header.get("tucd1", "")).lower()
+    if meaning in ("em.wl", "em.wl;obs.atmos"):
+        return ("air" if "atmos" in meaning else "vacuum"), f"TUCD1 = {header['tucd1']!r}"
     if str(header.get("ctype1", "")).upper().startswith("AWAV"):
         return "air", f"CTYPE1 = {header['ctype1']!r}"
     return None, ""

@@ -18,6 +18,18 @@ class RawSpectrum(NamedTuple):
         Header cards or table metadata, keys in lower case.
     name : str
         What to call the source in messages.
+    arm : str
+        Of the spectrograph; empty where it has one.
+    bits : [pixel] or None
+        A survey's integer mask, all of it; `mask` is what of it means a bad pixel.
+    resolution : float, [pixel] or None
+        Resolving power by the survey's data model.
+    medium : str or None
+        By the survey's data model; None where the header is to say it.
+    frame : str or None
+        One of `frame.FRAMES`, for a survey.
+    star : str
+        The survey's name of the star.
     """
 
     wavelength: np.ndarray
@@ -26,3 +38,9 @@ class RawSpectrum(NamedTuple):
     mask: np.ndarray | None
     header: dict[str, Any]
     name: str
+    arm: str = ""
+    bits: np.ndarray | None = None
+    resolution: float | np.ndarray | None = None
+    medium: str | None = None
+    frame: str | None = None
+    star: str = ""

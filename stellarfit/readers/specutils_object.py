@@ -1,7 +1,6 @@
 """Spectra that specutils holds or can read."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,32 @@ from .header import clean_header
 from .raw import RawSpectrum
 
 
-def read_with_specutils(path: Path, format: str) -> RawSpectrum:
-    """Read a survey's own layout with the named specutils loader."""
+def load(source: Any, format: str, where: str, **options: Any) -> RawSpectrum:
+    """Read a file with the named loader of specutils.
+
+    Parameters
+    ----------
+    source
+        Path, or an open FITS file.
+    format
+        Of the loader.
+    where
+        File to name in messages.
+    **options
+        Of the loader.
+    """
     from specutils import Spectrum as SpecutilsSpectrum
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = SpecutilsSpectrum.read(path, format=format)
+            found = SpecutilsSpectrum.read(source, format=format, **options)
     except Exception as error:  # noqa: BLE001 - loaders raise whatever their parsing meets
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: specutils cannot read it as {format!r} ({reason[:200]})"
+            f"{where}: specutils cannot read it as {format!r} ({reason[:200]})"
         ) from None
-    return from_specutils(found)._replace(name=str(path))
+    return from_specutils(found)._replace(name=where)
 
 
 def from_specutils(spectrum: Any) -> RawSpectrum:
