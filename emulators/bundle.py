@@ -61,6 +61,15 @@ def read_bundle(
     return contents, record
 
 
+def kind_of_bundle(path: str | os.PathLike[str]) -> str | None:
+    """What a file says that it is; None where it is no bundle."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get("kind")
+    except OSError:
+        return None
+
+
 def tree_to_arrays(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a pytree on the host, by their path."""
     return {

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Float64, Real
 from scipy.ndimage import gaussian_filter1d
 
 from .error_amplitude import ErrorAmplitude, fit_error_amplitude
+from .units import FWHM
 
 if TYPE_CHECKING:
     from .training_data import TrainingData
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 # A spectrograph in native pixels (sigma of its line spread) to measure at, and one four times as
 # coarse, which tells how the shares depend on the number of resolved pixels.
 _LINE_SPREAD, _COARSER = 1.4, 4.0
-_FWHM = 2.3548200450309493  # of a Gaussian, in sigma
 _CONTINUUM_DEGREE = 3
 # Stars, and the share of a label's range to either side, over which spectra are seen to bend.
 _BENT_STARS, _BEND = 200, 0.15
@@ -34,8 +34,9 @@ class Displacements(NamedTuple):
     labels
         Principal axes, the longest first: its labels are off by a sum of the columns, each times a
         standard normal number.
-    velocity
-        Columns: a shift and a broadening of the spectrum, likewise.
+    modes
+        Columns whose outer product is the coherent part of the covariance, to first order in the
+        labels; a shift and a broadening of the spectrum are the last two.
     directions
         Columns in which labels and velocities move the spectrum to first order, of the size that
         the incoherent part has along them.
@@ -46,10 +47,15 @@ class Displacements(NamedTuple):
     """
 
     labels: Float64[Array, "label axis"]
-    velocity: Float64[Array, "pixel 2"]
+    modes: Float64[Array, "pixel mode"]
     directions: Float64[Array, "pixel mode"]
     deviation: Float64[Array, " pixel"]
     nuisance: Float64[Array, "pixel column"]
+
+    @property
+    def velocity(self) -> Float64[Array, "pixel 2"]:
+        """Those of the modes that are a shift and a broadening of the spectrum."""
+        return self.modes[:, -2:]
 
     def project(
         self, columns: Float[Array, "pixel change"], velocities: int
@@ -129,7 +135,7 @@ class CoherentError(eqx.Module):
         """Of all pixels, each with the variance 1, as the shares count it."""
         return pixels * (self.resolved / resolved) ** self.exponent
 
-    def modes(
+    def displacements(
         self,
         labels: Float[Array, " label"],
         variance: Float[Array, " pixel"],
@@ -137,10 +143,8 @@ class CoherentError(eqx.Module):
         by_velocity: Float[Array, "pixel 2"],
         continuum: Float[Array, "pixel column"],
         resolved: Float[Array, ""] | float,
-    ) -> tuple[Float64[Array, "pixel mode"], Float64[Array, "pixel mode"]]:
-        """Columns whose outer product is the coherent part of the covariance, and its directions.
-
-        The directions are those of the modes with the size that ``diag(variance)`` has along them.
+    ) -> Displacements:
+        """What the labels and velocities of a star are wrong by.
 
         Parameters
         ----------
@@ -161,31 +165,14 @@ class CoherentError(eqx.Module):
         basis, size, velocity, deviation = self._measured(
             labels, variance, by_label, by_velocity, continuum, resolved
         )
-        along = basis.projected @ self._shift(basis, size)
-        modes = jnp.concatenate([along, basis.velocity * velocity], axis=1)
-        directions = basis.projected @ (basis.right * basis.inverse)
-        directions = jnp.concatenate([directions, basis.velocity], axis=1)
-        return modes * deviation, directions * deviation
-
-    def displacements(
-        self,
-        labels: Float[Array, " label"],
-        variance: Float[Array, " pixel"],
-        by_label: Float[Array, "pixel label"],
-        by_velocity: Float[Array, "pixel 2"],
-        continuum: Float[Array, "pixel column"],
-        resolved: Float[Array, ""] | float,
-    ) -> Displacements:
-        """What `modes` is to first order, in the labels: parameters are those of `modes`."""
-        basis, size, velocity, deviation = self._measured(
-            labels, variance, by_label, by_velocity, continuum, resolved
-        )
-        axes, length, _ = jnp.linalg.svd(self._shift(basis, size))
-        directions = basis.projected @ (basis.right * basis.inverse)
+        shift = self._shift(basis, size)
+        axes, length, _ = jnp.linalg.svd(shift)
+        modes = [basis.projected @ shift, basis.velocity * velocity]
+        directions = [basis.projected @ (basis.right * basis.inverse), basis.velocity]
         return Displacements(
             self._half_box[:, None] * axes * length,
-            basis.velocity * velocity * deviation,
-            jnp.concatenate([directions, basis.velocity], axis=1) * deviation,
+            jnp.concatenate(modes, axis=1) * deviation,
+            jnp.concatenate(directions, axis=1) * deviation,
             deviation[:, 0],
             basis.nuisance,
         )
@@ -399,7 +386,7 @@ def _summary(fine, coarse, labels, space, pixels):
     scatter = np.sqrt(max(float(amplitude.scatter) ** 2 - own, 0.0))
     expected = np.einsum("slk,k,s->sl", fine.parts, share, factor)
     stretch = np.sqrt(np.mean(fine.error / np.where(expected > 0, expected, np.inf), axis=0))
-    resolved = pixels / (_FWHM * _LINE_SPREAD)
+    resolved = pixels / (FWHM * _LINE_SPREAD)
     growth = np.log(max(float(coarse.along.mean()), tiny) / max(float(fine.along.mean()), tiny))
     return CoherentError(
         amplitude=eqx.tree_at(lambda a: a.scatter, amplitude, jnp.asarray(scatter)),

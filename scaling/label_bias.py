@@ -25,9 +25,8 @@ from scipy.special import ndtr
 from emulators.emulator import Emulator
 from emulators.error_model import ErrorModel
 from emulators.errors import InputError
+from emulators.units import FWHM, SPEED_OF_LIGHT
 
-_SPEED_OF_LIGHT = 299_792.458  # km/s
-_FWHM = 2.3548200450309493  # of a Gaussian, in sigma
 _SIGMAS = 5.0  # reach of the line spread; 6e-7 of it lies beyond
 _LARGEST_STEP = 1.2  # of the fine grid, in sigma of the line spread
 _OVERSAMPLING, _MOST_OVERSAMPLING = 2, 8  # fine pixels a native one
@@ -89,7 +88,7 @@ def make_pixels(
     InputError
         If not even ten pixels fit into the range.
     """
-    sigma = 1 / (_FWHM * resolution)
+    sigma = 1 / (FWHM * resolution)
     half = 0.5 / (resolution * pixels_per_fwhm)
     step = min(native_step / _OVERSAMPLING, _LARGEST_STEP * sigma)
     step = max(step, native_step / _MOST_OVERSAMPLING)
@@ -156,7 +155,7 @@ def observed_covariance(
     seen = pixels.observe(np.asarray(errors.wavelength), np.asarray(errors.patterns))
     coherent = errors.coherent.first_order
     variance = errors.amplitude(at) * errors.variance(jnp.asarray(seen))
-    modes, directions = coherent.modes(
+    off = coherent.displacements(
         at,
         variance,
         jnp.asarray(by_label),
@@ -167,7 +166,7 @@ def observed_covariance(
     )
     # Along whatever the labels can do, the variance of a pixel counts by a factor more.
     floor = np.sqrt(coherent.floor(len(variance), pixels.resolved) - 1)
-    return Covariance(np.asarray(variance), np.hstack([modes, floor * directions]))
+    return Covariance(np.asarray(variance), np.hstack([off.modes, floor * off.directions]))
 
 
 class Design(NamedTuple):
@@ -238,7 +237,7 @@ def _derivatives(emulator, labels, wavelength):
     encoding = emulator.encode(wavelength)
 
     def flux(labels, v_rad):
-        return emulator.flux_at(labels, encoding, -jnp.log1p(v_rad / _SPEED_OF_LIGHT))
+        return emulator.flux_at(labels, encoding, -jnp.log1p(v_rad / SPEED_OF_LIGHT))
 
     still = jnp.zeros(())
     by_label = jax.jacfwd(flux)(labels, still)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float64, PRNGKeyArray
 
 from emulators.errors import InputError
 
+from .compiled import CompiledEmulator
 from .emulator_error import mix, push
 from .model import Problem
 from .noise import Noise, NoiseMixture
@@ -63,8 +64,12 @@ def fit_batch(
     Raises
     ------
     InputError
-        If `setup` is of several arms.
+        If `setup` is of several arms, or of a compiled emulator.
     """
+    if isinstance(setup.emulator, CompiledEmulator):
+        raise InputError(
+            "setup: its emulator is compiled; `stellarfit.engine.Engine` fits by those"
+        )
     if len(setup.parts) > 1:
         raise InputError(f"setup: {len(setup.parts)} arms; a batch is of one, fit these by `fit`")
     problem = _with_data(setup.photons, jnp.asarray(flux), jnp.asarray(ivar))

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ from emulators.storage import atomic_write
 
 from . import __version__
 from .abundances import IRON, hydrogen_name, over_hydrogen
-from .arms import ZERO_POINT
+from .arms import ZERO_POINT, Arms
+from .flags import BAD, WARN, Flag
+from .readers.frame import FRAMES
+
+# Of the columns and header, as docs/catalog.md has them: one more where a column changes what it
+# is called or means, or goes; a new one leaves it.
+SCHEMA = 1
 
 # Catalogue names of parameters whose name in the model is shorter.
 _COLUMN_NAMES = {"vmic": "v_micro", "v_mac": "v_macro"}
@@ -41,7 +47,8 @@ def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Any:
         Per parameter ``teff``, ``e_teff`` (1 sigma, everything included), ``e_teff_stat``,
         ``e_teff_sys`` (its part by photon noise, and the rest), ``e_teff_emulator`` and
         ``e_teff_mismatch`` (the two parts of the rest); NaN for a parameter held fixed; and
-        ``teff_p16``, ``teff_p50``, ``teff_p84`` where any star was sampled. [X/H] follows from
+        ``teff_p16``, ``teff_p50``, ``teff_p84`` where any star was sampled. ``v_rad`` is in the
+        `frame` of the wavelengths. [X/H] follows from
         [Fe/H] and [X/Fe] with their covariance, or draw by draw. ``p_value`` is of ``chi2`` with
         ``dof_effective`` (`stellarfit.goodness`). ``covariance`` is the upper
         triangle, row by row, over the parameters that the header lists as ``COVNAMES``.
@@ -56,16 +63,84 @@ def make_catalog(results: Sequence[Any], *, seed: int | None = None) -> Any:
     ]
     table: Any = Table(_fill(rows))
     for name in table.colnames:
-        if (unit := _unit(name)) is not None:
+        if (unit := unit_of(name)) is not None:
             table[name].unit = unit
-    table.meta = _header(fits, parameters, seed)
+    table.meta = header(fits[0].emulator, parameters, seed)
     return table
+
+
+def result_row(result: Any) -> tuple[dict[str, Any], list[str]]:
+    """Put one result into a row of plain numbers, over its own parameters, which come with it."""
+    fit = _fit_of(result)
+    parameters = _parameters([fit])
+    return _row(fit, None if result is fit else result, parameters), parameters
+
+
+def blank_row(parameters: Sequence[str]) -> dict[str, Any]:
+    """The row of a star that has no result: NaN for what is real, 0 for what is counted."""
+    row: dict[str, Any] = {"name": "", "medium": "", "frame": ""}
+    for parameter in parameters:
+        column = _column_name(parameter)
+        names = [column, f"e_{column}", *(f"e_{column}_{part}" for part in _PARTS)]
+        if parameter.endswith("_fe") and IRON in parameters:
+            names += [hydrogen_name(parameter), f"e_{hydrogen_name(parameter)}"]
+        row |= dict.fromkeys(names, np.nan)
+    number = len(parameters)
+    return row | {
+        "chi2": np.nan,
+        "dof": 0,
+        "dof_effective": np.nan,
+        "p_value": np.nan,
+        "snr": np.nan,
+        "num_pixels": 0,
+        "result_flags": 0,
+        **_judge(0),
+        "covariance": np.full(number * (number + 1) // 2, np.nan),
+    }
+
+
+def failed_row(name: str, parameters: Sequence[str]) -> dict[str, Any]:
+    """The row of a star that could not be read or fitted."""
+    flags = int(Flag.FAILED)
+    return blank_row(parameters) | {"name": name, "result_flags": flags} | _judge(flags)
+
+
+def widen_row(
+    row: dict[str, Any], parameters: Sequence[str], wider: Sequence[str]
+) -> dict[str, Any]:
+    """A row over `parameters` as one over `wider`, which holds them all; NaN where it is blank."""
+    number = len(parameters)
+    packed, whole = np.full((number, number), np.nan), np.full((len(wider),) * 2, np.nan)
+    packed[np.triu_indices(number)] = row["covariance"]
+    packed.T[np.triu_indices(number)] = row["covariance"]
+    where = [list(wider).index(name) for name in parameters]
+    whole[np.ix_(where, where)] = packed
+    return blank_row(wider) | row | {"covariance": whole[np.triu_indices(len(wider))]}
+
+
+def header(emulator: Any, parameters: Sequence[str], seed: int | None = None) -> dict[str, Any]:
+    """What a catalogue says of all its rows; `parameters` are those of its covariances."""
+    found = {
+        "SCHEMA": SCHEMA,
+        "CREATOR": f"stellarfit {__version__}",
+        "EMULATOR": emulator.name,
+        "EMUHASH": emulator.fingerprint,
+        "SOLSCALE": emulator.label_space.solar_scale,
+        "WAVEMED": "vacuum",
+        "COVNAMES": covariance_names(parameters),
+    }
+    return found if seed is None else found | {"SEED": seed}
+
+
+def covariance_names(parameters: Sequence[str]) -> str:
+    """The header's ``COVNAMES``."""
+    return ",".join(_column_name(name) for name in parameters)
 
 
 def write_catalog(table: Any, path: str | os.PathLike[str]) -> Path:
     """Write a catalogue as FITS or Parquet, by the file's suffix; whole or not at all."""
     target = Path(path)
-    kind = _kind(target)
+    kind = kind_of(target)
     with atomic_write(target) as temporary:
         if kind == "fits":
             with warnings.catch_warnings():
@@ -82,7 +157,7 @@ def read_catalog(path: str | os.PathLike[str]) -> Any:
     source = Path(path)
     if not source.is_file():
         raise InputError(f"{source}: no such file")
-    if _kind(source) == "fits":
+    if kind_of(source) == "fits":
         # NaN (a fixed parameter has no error) stays NaN instead of becoming a masked entry.
         stored: Any = Table.read(source, format="fits", mask_invalid=False)
         stored.convert_bytestring_to_unicode()
@@ -92,7 +167,7 @@ def read_catalog(path: str | os.PathLike[str]) -> Any:
     columns = pyarrow.parquet.read_table(source)
     metadata = json.loads((columns.schema.metadata or {}).get(b"stellarfit", b'{"meta": {}}'))
     table: Any = Table(
-        {name: np.array(columns[name].to_pylist()) for name in columns.column_names},
+        {name: column_array(columns[name]) for name in columns.column_names},
         meta=metadata["meta"],
     )
     for name, unit in metadata.get("units", {}).items():
@@ -119,7 +194,11 @@ def _parameters(fits: Sequence[Any]) -> list[str]:
 
 
 def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": fit.spectrum.name, "medium": fit.spectrum.medium}
+    row: dict[str, Any] = {
+        "name": fit.spectrum.name,
+        "medium": fit.spectrum.medium,
+        "frame": _frame(fit.spectrum),
+    }
     names = list(fit.names)
     covariance = _full_covariance(fit, parameters)
     draws = {}
@@ -158,6 +237,14 @@ def _row(fit: Any, posterior: Any, parameters: Sequence[str]) -> dict[str, Any]:
     row |= _judge(row["result_flags"])
     row["covariance"] = covariance[np.triu_indices(len(parameters))]
     return row
+
+
+def _frame(spectrum: Any) -> str:
+    """Whose velocity the wavelengths are free of; arms may differ."""
+    spectra = spectrum.spectra.values() if isinstance(spectrum, Arms) else [spectrum]
+    found = {str(one.meta.get("frame", "unknown")) for one in spectra}
+    # A header may have a card of that name which means something else.
+    return " and ".join(sorted(one if one in FRAMES else "unknown" for one in found))
 
 
 def _full_covariance(fit: Any, parameters: Sequence[str]) -> np.ndarray:
@@ -199,8 +286,6 @@ def _flags(fit: Any, posterior: Any) -> int:
 
 def _judge(flags: int) -> dict[str, bool]:
     """Whether the flags of a result warn of, or forbid, its use."""
-    from .flags import BAD, WARN
-
     return {"flag_warn": bool(flags & int(WARN)), "flag_bad": bool(flags & int(BAD))}
 
 
@@ -210,27 +295,21 @@ def _fill(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {key: Column([row.get(key, np.nan) for row in rows], name=key) for key in keys}
 
 
-def _unit(column: str) -> str | None:
+def unit_of(column: str) -> str | None:
+    """The unit of a catalogue's column, if it has one."""
     stem = column.removeprefix("e_")
     for ending in (*(f"_{part}" for part in _PARTS), *(f"_p{p}" for p in _PERCENTILES)):
         stem = stem.removesuffix(ending)
     return "km/s" if stem.startswith(ZERO_POINT) else _UNITS.get(stem)
 
 
-def _header(fits: Sequence[Any], parameters: Sequence[str], seed: int | None) -> dict[str, Any]:
-    emulator = fits[0].emulator
-    header = {
-        "CREATOR": f"stellarfit {__version__}",
-        "EMULATOR": emulator.name,
-        "EMUHASH": emulator.fingerprint,
-        "SOLSCALE": emulator.label_space.solar_scale,
-        "WAVEMED": "vacuum",
-        "COVNAMES": ",".join(_column_name(name) for name in parameters),
-    }
-    return header if seed is None else header | {"SEED": seed}
+def ascii_text(text: str) -> bytes:
+    """Text as FITS knows it."""
+    return text.encode("ascii", "backslashreplace")
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """Whether a catalogue of this name is ``"fits"`` or ``"parquet"``."""
     suffixes = {".fits": "fits", ".parquet": "parquet"}
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: a catalogue is written as .fits or .parquet, by its suffix")
@@ -243,6 +322,26 @@ def _write_parquet(table: Any, path: Path) -> None:
 
     columns = {name: pyarrow.array(np.asarray(table[name]).tolist()) for name in table.colnames}
     units = {name: str(table[name].unit) for name in table.colnames if table[name].unit is not None}
-    description = json.dumps({"meta": dict(table.meta), "units": units})
-    arrow = pyarrow.table(columns).replace_schema_metadata({"stellarfit": description})
+    metadata = parquet_metadata(units, table.meta)
+    arrow = pyarrow.table(columns).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(arrow, path)
+
+
+def column_array(column: Any) -> np.ndarray:
+    """A column of a pyarrow Table as an array: numbers, text, or rows of equal length."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_list(column.type):
+        flat = pyarrow.compute.call_function("list_flatten", [column]).to_numpy()
+        return flat.reshape(len(column), -1 if len(column) else 0)
+    found = column.to_numpy()
+    if found.dtype != object:
+        return found
+    # A column of a table without rows has no type.
+    return found.astype(str if len(found) else float)
+
+
+def parquet_metadata(units: Mapping[str, str], meta: Mapping[str, Any]) -> dict[str, str]:
+    """What a catalogue in Parquet says of its columns, by their names, and of itself."""
+    return {"stellarfit": json.dumps({"meta": dict(meta), "units": dict(units)})}

@@ -13,8 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from .calibrate_command import calibrate
+from .catalog_command import convert, flags
 from .choose_command import choose
+from .compile_command import compile as compile_verb
 from .fit_command import EmulatorName, Json, OutFolder, Seed, fit, sample
+from .quality_command import report as report_verb
+from .survey_command import merge, survey
 from .sweep_command import sweep
 
 app = typer.Typer(
@@ -44,6 +48,12 @@ def demo(
 
 app.command()(fit)
 app.command()(sample)
+app.command()(survey)
+app.command()(merge)
+app.command()(convert)
+app.command()(flags)
+app.command()(report_verb)
+app.command()(compile_verb)
 
 
 @grid_app.command("generate")

@@ -16,9 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from emulators.errors import InputError
+from emulators.units import SPEED_OF_LIGHT
 from scaling.law import SHIPPED, ScalingLaw
 
-from .instrument import SPEED_OF_LIGHT
+from .compiled import uncompiled
+from .instrument import Pixels
 from .noise import Noise, NoiseMixture
 
 NOISES = ("law", "validation", "none")
@@ -66,6 +68,7 @@ class AmplitudePrior(NamedTuple):
 
 def default_noise(emulator: Any) -> str:
     """``"law"`` where a shipped law is of emulators like this one, ``"validation"`` otherwise."""
+    emulator = uncompiled(emulator)
     if emulator.record.get("training") is None or find_law(emulator) is None:
         return "validation"
     return "law"
@@ -110,6 +113,7 @@ def amplitude_prior(
         raise InputError(f"noise: {noise!r} is not known; give {', '.join(map(repr, NOISES))}")
     if law is not None and noise != "law":
         raise InputError(f"law: noise is {noise!r}, which needs none; give noise='law' or no law")
+    emulator = uncompiled(emulator)
     errors = emulator.error_model
     if noise == "none" or errors is None:
         return None
@@ -201,20 +205,29 @@ def push(
     grids = star.rest_grids(values)
     native = jnp.log(error_model.wavelength)
 
-    def see(pattern):
-        return star.observe([jnp.interp(grid, native, pattern) for grid in grids], v_sini, v_mac)
+    if _still(star):
+        # Pixels have seen the patterns already.
+        seen = jnp.mean(error_model.patterns**2, axis=0)
+        shape = jnp.concatenate([jnp.interp(grid, native, seen) for grid in grids])
+    else:
 
+        def see(pattern):
+            return star.observe(
+                [jnp.interp(grid, native, pattern) for grid in grids], v_sini, v_mac
+            )
+
+        shape = error_model.variance(jax.lax.map(see, error_model.patterns))
     amplitude = error_model.amplitude(labels)
-    seen = jax.lax.map(see, error_model.patterns)
-    variance = amplitude * error_model.variance(seen) * continuum**2
+    used = problem.noise.central.inverse_variance > 0
+    variance = jnp.where(used, amplitude * shape * continuum**2, 0.0)
     every = star.whole
     by_every = jax.jacfwd(every)(star.every(values)) * continuum[:, None]
     number = len(labels)
-    wider = star.every(values).at[number + 2].set(jnp.hypot(v_mac, _WIDER))
-    by_velocity = jnp.stack([by_every[:, number], (every(wider) - normalized) * continuum], axis=1)
+    wider = _broadening_of(star, values, normalized) * continuum
+    by_velocity = jnp.stack([by_every[:, number], wider], axis=1)
     broad = _BROADENING * jnp.hypot(v_sini, v_mac) / SPEED_OF_LIGHT
     pixel, line_spread = sizes
-    resolved = jnp.sum(pixel / jnp.hypot(line_spread, broad))
+    resolved = jnp.sum(jnp.where(used, pixel / jnp.hypot(line_spread, broad), 0.0))
     coherent = error_model.coherent
     off = coherent.displacements(
         labels,
@@ -236,9 +249,25 @@ def push(
     broadening = shift and not {number + 1, number + 2}.isdisjoint(star.free)
     bent = off.project(bent.reshape(-1, len(normalized)).T, shift + broadening)
     modes = jnp.concatenate([bent, off.velocity], axis=1)
-    floor = coherent.floor(len(variance), resolved)
+    floor = coherent.floor(jnp.sum(used), resolved)
     by_free = by_every[:, np.array(star.free)]
     return EmulatorError(variance, floor, modes, off.directions, by_free)
+
+
+def _still(star):
+    """Whether the emulator gives pixels, of stars that nothing broadens."""
+    return any(isinstance(arm.instrument, Pixels) for arm in star.arms)
+
+
+def _broadening_of(star, values, normalized):
+    """What a broadening of all lines does to the normalised flux, in any unit."""
+    whole, every = star.whole, star.every(values)
+    number = len(star.emulator.label_space)
+    if _still(star):
+        # These cannot broaden; two spectra shifted apart are as broad to second order.
+        ahead, behind = (whole(every.at[number].add(sign * 0.5 * _WIDER)) for sign in (1, -1))
+        return ahead - 2 * normalized + behind
+    return whole(every.at[number + 2].set(jnp.hypot(every[number + 2], _WIDER))) - normalized
 
 
 def _along(flux, labels, axis, box):

@@ -107,14 +107,14 @@ def _job(
     json: Json = False,
 ) -> Job:
     """Everything that can be refused, before anything is computed or written."""
-    from emulators.emulator import load_emulator
     from emulators.errors import InputError
 
     from .arms import Arms
+    from .compiled import load_emulator
     from .readers import read_spectrum
     from .report import check_folder
 
-    fixed = _parse_fixed(fix or [])
+    fixed = parse_fixed(fix or [])
     check_folder(out)
     names = _check_arms(files, arm or [])
     each = zip(
@@ -227,7 +227,8 @@ def sample(
         report.print_posterior(posterior, job.out)
 
 
-def _parse_fixed(pairs: list[str]) -> dict[str, float]:
+def parse_fixed(pairs: list[str]) -> dict[str, float]:
+    """What ``--fix`` says."""
     from .report import parse_pair
 
     return dict(

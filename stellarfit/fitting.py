@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
-from emulators.emulator import load_emulator
 from scaling.law import ScalingLaw
 
 from . import flags as flag_table
 from .arms import Arms
+from .compiled import SETTLED, CompiledEmulator, load_emulator
 from .emulator_error import EmulatorError, amplitude_prior, default_noise
 from .flags import Flag, edge_flag
 from .goodness import measure_goodness
@@ -293,16 +294,22 @@ def fit(
         amplitude=amplitude,
     )
     best = _search(setup)
+    settled = SETTLED if isinstance(emulator, CompiledEmulator) else _SETTLED
     problem, mismatch = setup.photons, None
     for _ in range(_ROUNDS):
         values = setup.prior.values(best.position)
+        setup = setup.anchored(values)
         error = setup.emulator_error(values)
         if robust:
             mismatch = setup.find_mismatch(values, error)
         problem = setup.freeze(values, error, mismatch)
         previous, best = best, maximize(problem, best.position, 0.0, _MAX_STEPS)
-        if _moved(previous, best) < _SETTLED:
+        if _moved(previous, best) < settled:
             break
+    else:
+        if isinstance(emulator, CompiledEmulator):
+            # Anchored elsewhere, it is not known to be right here.
+            best = best._replace(converged=jnp.asarray(False))
     # The mode that samplers see lies inside the box also where the MAP is on its edge.
     peak = maximize(problem, best.position, 1.0, _MAX_STEPS)
     gaussian = laplace(peak.position, peak.curvature.hessian)

@@ -1,6 +1,7 @@
 """What may be wrong with a result: one bit each, with a name and a sentence."""
 
 import enum
+from typing import Any
 
 from .arms import ZERO_POINT
 
@@ -33,6 +34,7 @@ class Flag(enum.IntFlag):
     SPIKES = 1 << 22
     AIR_VACUUM = 1 << 23
     K_HAT = 1 << 24
+    FAILED = 1 << 25
 
 
 SENTENCES = {
@@ -61,6 +63,7 @@ SENTENCES = {
     Flag.ARM_UNUSED: "an arm has no pixel that can be fitted; the others were fitted without it",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
     Flag.K_HAT: "Pareto k-hat exceeds 0.7: the surrogate misses the posterior; sample by NUTS",
+    Flag.FAILED: "the star could not be read or fitted: the catalogue's column reason says why",
 }
 
 # A result with one of these should not enter a catalogue without a look.
@@ -75,6 +78,7 @@ BAD = (
     | Flag.DIVERGENCES
     | Flag.HIGH_R_HAT
     | Flag.K_HAT
+    | Flag.FAILED
 )
 # These say nothing against the labels.
 HARMLESS = Flag.OUTSIDE | Flag.AIR_VACUUM
@@ -114,3 +118,25 @@ def names(flags: int) -> list[str]:
     ['bad_chi2', 'low_snr']
     """
     return [str(flag.name).lower() for flag in SENTENCES if int(flags) & flag]
+
+
+def explain(flags: int) -> list[dict[str, Any]]:
+    """Every bit that is set, lowest first: its number, value, name, meaning and sentence.
+
+    The meaning is "bad" (not to be used without a look), "warn", or "harmless" (says nothing
+    against the labels).
+
+    >>> [one["name"] for one in explain(Flag.LOW_SNR | Flag.NOT_CONVERGED)]
+    ['not_converged', 'low_snr']
+    """
+    return [
+        {
+            "bit": int(flag).bit_length() - 1,
+            "value": int(flag),
+            "name": str(flag.name).lower(),
+            "meaning": "bad" if flag & BAD else "harmless" if flag & HARMLESS else "warn",
+            "sentence": SENTENCES[flag],
+        }
+        for flag in sorted(SENTENCES)
+        if int(flags) & flag
+    ]

@@ -62,9 +62,8 @@ def measure_goodness(
         The emulator's, at these values: it brings the model's derivatives.
     """
     by_free = None if error is None else error.by_free
-    chi2, used = _measure(problem, jnp.asarray(values), by_free)
-    dof = float(problem.noise.central.num_good - used)
-    return Goodness(float(chi2), dof, float(chi2_distribution.sf(float(chi2), dof)))
+    chi2, dof = map(float, _compiled(problem, jnp.asarray(values), by_free))
+    return Goodness(chi2, dof, float(chi2_distribution.sf(chi2, dof)))
 
 
 def effective_parameters(
@@ -91,17 +90,26 @@ def effective_parameters(
     return jnp.trace(jnp.linalg.solve(total * scale, information * scale))
 
 
-@eqx.filter_jit
-def _measure(problem, values, by_free):
+def chi2_and_dof(
+    problem: Problem,
+    values: Float[Array, " parameter"],
+    by_free: Float[Array, "pixel parameter"] | None,
+) -> tuple[Float64[Array, ""], Float64[Array, ""]]:
+    """What `measure_goodness` makes of the model's derivatives; None has them taken here."""
     prior, basis = problem.prior, problem.continuum.basis
     normalized = problem.star(values)
     continuum = basis @ problem.coefficients(normalized)
     chi2 = problem.noise.central.chi2(problem.flux - normalized * continuum)
     unit = (values - prior.lower) / (prior.upper - prior.lower)
     fitted = (unit > _EDGE) & (unit < 1 - _EDGE)
-    if by_free is None:
-        by_free = jax.jacfwd(problem.star)(values) * continuum[:, None]
+    moves = by_free
+    if moves is None:
+        moves = jax.jacfwd(problem.star)(values) * continuum[:, None]
     smooth = jnp.diag(1 / problem.continuum.variance)
     precision = jax.scipy.linalg.block_diag(prior.wide, smooth)
-    columns = jnp.concatenate([by_free * fitted, normalized[:, None] * basis], axis=1)
-    return chi2, effective_parameters(problem.noise.central, columns, precision)
+    columns = jnp.concatenate([moves * fitted, normalized[:, None] * basis], axis=1)
+    noise = problem.noise.central
+    return chi2, noise.num_good - effective_parameters(noise, columns, precision)
+
+
+_compiled = eqx.filter_jit(chi2_and_dof)

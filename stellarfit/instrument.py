@@ -23,20 +23,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int
 from scipy.fft import next_fast_len
+from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from emulators.errors import InputError
+from emulators.units import FWHM, SPEED_OF_LIGHT
 
-SPEED_OF_LIGHT = 299_792.458  # km/s
 LIMB_DARKENING = 0.6  # linear coefficient, a usual value for cool stars in the optical
 
-_FWHM = 2.3548200450309493  # of a Gaussian, in sigma
 _SIGMAS = 5.0  # reach of the line spread; 6e-7 of it lies beyond
 _MACRO_REACH = 3.5  # in units of v_mac; 1e-6 of the profile lies beyond
 _TAPER = 16  # fine pixels over which the depth fades to zero at either end
 _OVERSAMPLING = 2  # fine pixels a native one: a cool star's line is as narrow as a native pixel
 _LARGEST_STEP = 1.2  # of the fine grid, in sigma of the line spread
 _MOST_OVERSAMPLING = 8
+# Fine pixels to either side that a cubic spline asks; the weight of the next is 2e-7.
+SPLINE_REACH = 12
 
 
 class Velocities(NamedTuple):
@@ -168,12 +170,34 @@ class Instrument(eqx.Module):
         """
         center = np.log(wavelength)
         half = 0.5 * width / wavelength
-        sigma = np.broadcast_to(1 / (_FWHM * np.asarray(resolution, np.float64)), center.shape)
-        edge = margin(step, velocities)
+        sigma = np.broadcast_to(1 / (FWHM * np.asarray(resolution, np.float64)), center.shape)
         reach = half + _SIGMAS * sigma + 2 * step
+        return cls._lay(
+            center, reach, step, velocities, lambda center: _rows(center, half, sigma, step)
+        )
+
+    @classmethod
+    def interpolating(
+        cls, wavelength: Float64[np.ndarray, " pixel"], *, step: float, velocities: Velocities
+    ) -> "Instrument":
+        """Only broadens: for depths that are those of pixels already, at every wavelength.
+
+        Parameters
+        ----------
+        wavelength, step, velocities
+            As of `build`; between the fine pixels a cubic spline is taken.
+        """
+        center = np.log(wavelength)
+        reach = np.full_like(center, SPLINE_REACH * step)
+        return cls._lay(center, reach, step, velocities, lambda center: _spline_rows(center, step))
+
+    @classmethod
+    def _lay(cls, center, reach, step, velocities, rows):
+        """The fine grid around pixels that reach so far, with the weights of `rows` on it."""
+        edge = margin(step, velocities)
         start = np.min(center - reach) - edge
         count = int(np.ceil((np.max(center + reach) + edge - start) / step)) + 1
-        first, weights = _rows(center - start, half, sigma, step)
+        first, weights = rows(center - start)
         ramp = np.clip((np.arange(count) + 1) / (_TAPER + 1), 0, 1)
         taper = np.sin(0.5 * np.pi * np.minimum(ramp, ramp[::-1])) ** 2
         length: Any = next_fast_len(count, real=True)
@@ -221,6 +245,22 @@ class Instrument(eqx.Module):
         return self.to_pixels(self.broaden(depth, v_sini, v_mac))
 
 
+class Pixels(eqx.Module):
+    """Of stars that are not broadened, with depths that are those of pixels already: nothing."""
+
+    wavelength: Float64[Array, " pixel"]
+
+    def __call__(
+        self,
+        depth: Float[Array, "*batch pixel"],
+        v_sini: Float[Array, ""],
+        v_mac: Float[Array, ""],
+    ) -> Float64[Array, "*batch pixel"]:
+        """The depth, as it is."""
+        del v_sini, v_mac
+        return depth.astype(jnp.float64)
+
+
 def fine_step(native_step: float, resolution: float | Float64[np.ndarray, " pixel"]) -> float:
     """Step in ln(wavelength) of the grid on which the emulator is evaluated.
 
@@ -228,7 +268,7 @@ def fine_step(native_step: float, resolution: float | Float64[np.ndarray, " pixe
     l through a line spread of sigma s with step h errs by exp(-2 (pi l s/h)^2 / (l^2 + s^2)) of
     its depth: 1e-4 for the narrowest lines (1.1 km/s) at R = 47,000 and h = 5e-6.
     """
-    sigma = 1 / (_FWHM * float(np.max(resolution)))
+    sigma = 1 / (FWHM * float(np.max(resolution)))
     step = min(native_step / _OVERSAMPLING, _LARGEST_STEP * sigma)
     return max(step, native_step / _MOST_OVERSAMPLING)
 
@@ -255,7 +295,7 @@ def inside(
     InputError
         If there is no such pixel.
     """
-    sigma = 1 / (_FWHM * np.asarray(resolution, np.float64))
+    sigma = 1 / (FWHM * np.asarray(resolution, np.float64))
     reach = 0.5 * width / wavelength + _SIGMAS * sigma + 3 * step
     reach = reach + margin(step, velocities)
     log = np.log(wavelength)
@@ -286,3 +326,19 @@ def _rows(center, half, sigma, step):
     weights -= ndtr((offset - half[:, None]) / sigma[:, None])
     weights[np.abs(offset) > reach[:, None]] = 0.0
     return first, weights / weights.sum(axis=1, keepdims=True)
+
+
+def _spline_rows(center, step):
+    """Weights of the cubic spline through the fine pixels, the nearest of them."""
+    first = np.floor(center / step).astype(np.int64) - SPLINE_REACH + 1
+    taps = np.arange(2 * SPLINE_REACH)
+    # The spline through one sample of 1 among zeros, wherever that is.
+    single = CubicSpline(np.arange(-2 * SPLINE_REACH, 2 * SPLINE_REACH + 1), _impulse())
+    weights = single(center[:, None] / step - (first[:, None] + taps))
+    return first, weights / weights.sum(axis=1, keepdims=True)
+
+
+def _impulse():
+    samples = np.zeros(4 * SPLINE_REACH + 1)
+    samples[2 * SPLINE_REACH] = 1.0
+    return samples

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float64, PRNGKeyArray
 
 from .priors import Prior
 
@@ -42,16 +42,21 @@ class Laplace(NamedTuple):
 def laplace(
     mode: Float[Array, " parameter"], hessian: Float[Array, "parameter parameter"]
 ) -> Laplace:
-    """Invert the curvature; where it has no inverse, say so and invert its positive part."""
-    matrix = np.asarray(hessian, np.float64)
-    finite = bool(np.isfinite(matrix).all())
-    if not finite:
-        matrix = np.eye(len(matrix))
+    """Invert the curvature by `invert`."""
+    covariance, bad = jax.jit(invert)(jnp.asarray(hessian, jnp.float64))
+    return Laplace(jnp.asarray(mode), covariance, bool(bad))
+
+
+def invert(
+    hessian: Float[Array, "parameter parameter"],
+) -> tuple[Float64[Array, "parameter parameter"], Bool[Array, ""]]:
+    """The covariance of a curvature, and whether it has none: then that of its positive part."""
+    finite = jnp.isfinite(hessian).all()
+    matrix = jnp.where(finite, hessian, jnp.eye(len(hessian)))
     # Scaling the diagonal to one keeps labels of very different leverage apart from rounding.
-    scale = 1 / np.sqrt(np.maximum(np.diagonal(matrix), 1e-12))
-    eigenvalues, vectors = np.linalg.eigh(matrix * scale[:, None] * scale[None, :])
-    floor = eigenvalues.max() / _WORST_CONDITION
-    bad = not finite or bool(eigenvalues.min() <= floor)
+    scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-12))
+    eigenvalues, vectors = jnp.linalg.eigh(matrix * scale[:, None] * scale[None, :])
+    floor = eigenvalues[-1] / _WORST_CONDITION
     vectors = vectors * scale[:, None]
-    covariance = (vectors / np.maximum(eigenvalues, floor)) @ vectors.T
-    return Laplace(jnp.asarray(mode), jnp.asarray(0.5 * (covariance + covariance.T)), bad)
+    covariance = (vectors / jnp.maximum(eigenvalues, floor)) @ vectors.T
+    return 0.5 * (covariance + covariance.T), ~finite | (eigenvalues[0] <= floor)

@@ -13,7 +13,7 @@ from emulators.emulator import Emulator
 
 from .arms import ZERO_POINT
 from .continuum import Continuum
-from .instrument import Instrument, log_shift
+from .instrument import Instrument, Pixels, log_shift
 from .noise import NoiseMixture
 from .priors import VELOCITIES, Prior
 
@@ -21,7 +21,7 @@ from .priors import VELOCITIES, Prior
 class ArmModel(eqx.Module):
     """How one arm sees a star: its instrument, the emulator on its grid, its zero point."""
 
-    instrument: Instrument
+    instrument: Instrument | Pixels
     encoding: Any
     zero_point: int | None = eqx.field(static=True)  # its place in `StarModel.held`
 
@@ -50,7 +50,7 @@ class StarModel(eqx.Module):
     def build(
         cls,
         emulator: Any,
-        instruments: Sequence[tuple[Instrument, str | None]],
+        instruments: Sequence[tuple[Instrument | Pixels, str | None]],
         names: tuple[str, ...],
         fixed: dict[str, float],
     ) -> "StarModel":

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Float64, Int
 from .model import Problem
 
 # Positions are kept within +-8: there a value is within 0.03% of its box's edge.
-_LARGEST_POSITION = 8.0
+LARGEST_POSITION = 8.0
 _LARGEST_STEP = 2.0
 # Half the squared distance to the maximum, in posterior sigma: 0.01 sigma and 0.1 sigma.
 _GOOD_ENOUGH = 5e-5
@@ -132,7 +132,7 @@ def _maximize(problem, position, bounded, max_steps):
         damped = hessian + search.damping * jnp.diag(jnp.diagonal(hessian) + 1e-6)
         move = -jnp.linalg.solve(damped, gradient)
         move = move * jnp.minimum(1.0, _LARGEST_STEP / (jnp.max(jnp.abs(move)) + 1e-30))
-        trial = jnp.clip(search.position + move, -_LARGEST_POSITION, _LARGEST_POSITION)
+        trial = jnp.clip(search.position + move, -LARGEST_POSITION, LARGEST_POSITION)
         # A Jacobian costs thirty times a spectrum, so it waits until the trial is accepted.
         better = objective(problem, trial, bounded) < search.curvature.cost
         new = jax.lax.cond(
@@ -148,18 +148,20 @@ def _maximize(problem, position, bounded, max_steps):
     # The first trial is the start itself, against an infinite cost: one Jacobian to compile.
     num = position.shape[0]
     nowhere = Curvature(jnp.asarray(jnp.inf), jnp.zeros(num), jnp.eye(num))
-    start = jnp.clip(position, -_LARGEST_POSITION, _LARGEST_POSITION)
+    start = jnp.clip(position, -LARGEST_POSITION, LARGEST_POSITION)
     search = _Search(start, nowhere, jnp.asarray(1e-1), jnp.asarray(0), jnp.asarray(False))
     search = jax.lax.while_loop(
         lambda search: ~search.stop & (search.steps < max_steps), step, search
     )
     distance = _distance(search.position, search.curvature)
-    return Optimum(search.position, search.curvature, distance < _ACCEPTABLE, search.steps)
+    # A search that never found a finite cost has gone nowhere.
+    converged = (distance < _ACCEPTABLE) & jnp.isfinite(search.curvature.cost)
+    return Optimum(search.position, search.curvature, converged, search.steps)
 
 
 def _active(position, curvature):
     """Gradient and Hessian without the parameters that press against the edge of their box."""
-    pressing = (jnp.abs(position) >= _LARGEST_POSITION) & (curvature.gradient * position < 0)
+    pressing = (jnp.abs(position) >= LARGEST_POSITION) & (curvature.gradient * position < 0)
     keep = jnp.where(pressing, 0.0, 1.0)
     hessian = curvature.hessian * keep[:, None] * keep[None, :]
     return curvature.gradient * keep, hessian + jnp.diag(1 - keep)

@@ -1,4 +1,4 @@
-"""What the commands print and write."""
+"""What the commands print and write. The verb ``report`` is `stellarfit.quality_command`."""
 
 import json
 import math

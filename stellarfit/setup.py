@@ -1,5 +1,6 @@
 """From spectra and an emulator to a problem that can be optimised and sampled."""
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,19 +12,19 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from emulators.errors import InputError
+from emulators.units import SPEED_OF_LIGHT
 
 from .arms import Arms, list_arms, of_arm, select_arms
+from .compiled import CompiledEmulator, make_instrument, usable_pixels
 from .continuum import Continuum
 from .emulator_error import AmplitudePrior, EmulatorError, mix, push
-from .instrument import SPEED_OF_LIGHT, Instrument, Velocities, fine_step, inside
+from .instrument import Velocities
 from .mask import Mismatch, find_mismatch
 from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
 from .priors import Prior
 from .spectrum import MaskBit
-from .velocity import first_guess
-
-_WINDOW = 50.0  # km/s on either side of the first guess, in which v_rad is then free
+from .velocity import WINDOW, first_guess
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class Setup:
         near, _ = select_arms(arms, lambda arm: _check_overlap(arm.spectrum, emulator))
         guess = first_guess(near, emulator, prior, held)
         if "v_rad" in prior.names:
-            prior = prior.narrowed("v_rad", guess.v_rad - _WINDOW, guess.v_rad + _WINDOW)
+            prior = prior.narrowed("v_rad", guess.v_rad - WINDOW, guess.v_rad + WINDOW)
         used, spectra = select_arms(near, lambda arm: _reach(arm, emulator, prior, held))
         seen = {arm.name: one for arm, one in zip(used, spectra, strict=True)}
         num_good = int(np.sum(spectrum.good))
@@ -147,6 +148,12 @@ class Setup:
                 jnp.asarray(np.concatenate([view.line_spread for view in views])),
             ),
         )
+
+    def anchored(self, values: Float64[Any, " parameter"]) -> "Setup":
+        """The same with a compiled emulator that is exact at `values`; others are everywhere."""
+        if not isinstance(self.emulator, CompiledEmulator):
+            return self
+        return dataclasses.replace(self, photons=_anchor(self.photons, jnp.asarray(values)))
 
     def emulator_error(self, values: Float64[Any, " parameter"]) -> EmulatorError | None:
         """The emulator's error in the pixels; None where it is not to be used."""
@@ -244,7 +251,7 @@ class _View(NamedTuple):
     """One arm's pixels that are fitted, and what is fixed of their model."""
 
     flux: Float64[np.ndarray, " good"]
-    instrument: Instrument
+    instrument: Any
     continuum: Continuum
     line_spread: Float64[np.ndarray, " good"]  # FWHM in ln(wavelength)
 
@@ -256,12 +263,9 @@ class _View(NamedTuple):
         resolution = arm.resolution
         if isinstance(resolution, np.ndarray):
             resolution = resolution[keep]
-        instrument = Instrument.build(
-            wavelength,
-            spectrum.width[keep],
-            resolution,
-            step=fine_step(emulator.step, arm.resolution),
-            velocities=_velocities(prior, held, arm.zero_point),
+        velocities = _velocities(prior, held, arm.zero_point)
+        instrument = make_instrument(
+            emulator, wavelength, spectrum.width[keep], resolution, velocities
         )
         with of_arm(arm.name):
             level = float(np.percentile(flux, 90))
@@ -280,15 +284,16 @@ def _reach(arm, emulator, prior, held):
 
     Refuses an arm that has no other.
     """
-    usable = inside(
-        arm.spectrum.wavelength,
-        arm.spectrum.width,
-        arm.resolution,
-        step=fine_step(emulator.step, arm.resolution),
-        velocities=_velocities(prior, held, arm.zero_point),
-        limits=emulator.wavelength_range,
-    )
+    one = arm.spectrum
+    velocities = _velocities(prior, held, arm.zero_point)
+    usable = usable_pixels(emulator, one.wavelength, one.width, arm.resolution, velocities)
     return arm.spectrum.masked(~usable, MaskBit.OUTSIDE)
+
+
+@eqx.filter_jit
+def _anchor(problem, values):
+    labels, *_ = problem.star.split(values)
+    return eqx.tree_at(lambda p: p.star.emulator, problem, problem.star.emulator.anchored(labels))
 
 
 @eqx.filter_jit

@@ -14,15 +14,17 @@ from emulators.errors import InputError
 MEDIA = ("air", "vacuum")
 # Wavelengths outside these [Angstrom] are almost surely in another unit.
 _SHORTEST, _LONGEST = 900.0, 300_000.0
+# Of a flux or inverse variance: no unit has such numbers, damaged files do, chi^2 would overflow.
+_LARGEST = 1e100
 
 
 class MaskBit(enum.IntFlag):
     """Why a pixel is not fitted. A pixel with no bit set is good."""
 
     USER = 1  # marked bad by the user or by the file
-    BAD_FLUX = 2  # flux is NaN or infinite
-    BAD_ERROR = 4  # inverse variance is zero, negative, NaN or infinite
-    DUPLICATE = 8  # repeats the wavelength of its neighbour in the same order
+    BAD_FLUX = 2  # flux is NaN, infinite or beyond 1e100
+    BAD_ERROR = 4  # inverse variance is zero, negative, NaN, infinite or beyond 1e100
+    DUPLICATE = 8  # repeats the wavelength of its neighbour in the same order, or a pixel elsewhere
     OUTSIDE = 16  # outside the wavelengths that the emulator (or the user's window) covers
     MODEL = 32  # known, before the fit, to be badly modelled
     SPIKE = 64  # far above the continuum: a cosmic ray, or emission
@@ -120,7 +122,7 @@ class Spectrum:
             marked = np.ma.filled(np.ma.asarray(mask), 1)
             _same_length(marked, num, "mask")
             bits[np.asarray(marked) != 0] |= MaskBit.USER
-        bits[~np.isfinite(flux)] |= MaskBit.BAD_FLUX
+        bits[~(np.abs(flux) < _LARGEST)] |= MaskBit.BAD_FLUX
 
         if ivar is not None and snr is not None:
             raise InputError(
@@ -129,7 +131,7 @@ class Spectrum:
         if ivar is not None:
             ivar = _vector(ivar, "ivar")
             _same_length(ivar, num, "ivar")
-            no_weight = ~(np.isfinite(ivar) & (ivar > 0))
+            no_weight = ~((ivar > 0) & (ivar < _LARGEST))
             bits[no_weight] |= MaskBit.BAD_ERROR
             ivar = np.where(no_weight, 0.0, ivar)
         elif snr is None:
@@ -142,7 +144,7 @@ class Spectrum:
 
             wavelength = np.asarray(air_to_vacuum(wavelength), np.float64)
         width, duplicate = _orders(wavelength)
-        bits[duplicate] |= MaskBit.DUPLICATE
+        bits[duplicate | _repeated(wavelength, flux)] |= MaskBit.DUPLICATE
         if ivar is None:
             ivar = _ivar_from_snr(wavelength, flux, bits == 0, snr)
         order = np.argsort(wavelength, kind="stable")
@@ -284,6 +286,15 @@ def _orders(wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             spacing = np.minimum(np.append(gap[0], gap), np.append(gap, gap[-1]))
         width[piece] = spacing[np.cumsum(first) - 1]
     return width, duplicate
+
+
+def _repeated(wavelength: np.ndarray, flux: np.ndarray) -> np.ndarray:
+    """Pixels with the wavelength and flux of another: written twice, not measured twice."""
+    order = np.lexsort((flux, wavelength))
+    same = (np.diff(wavelength[order]) == 0) & (np.diff(flux[order]) == 0)
+    repeated = np.zeros(len(wavelength), bool)
+    repeated[order[1:][same]] = True
+    return repeated
 
 
 def _ivar_from_snr(wavelength, flux, good, snr) -> np.ndarray:

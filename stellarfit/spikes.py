@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from emulators.units import SPEED_OF_LIGHT
+
 from .arms import Arms
-from .instrument import SPEED_OF_LIGHT
 from .spectrum import MaskBit, Spectrum
 
 # The continuum about a pixel: this percentile of the flux within this many km/s on either side,

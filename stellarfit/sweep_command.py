@@ -35,7 +35,7 @@ def sweep(
     opened = SpectralGrid.open(grid)
     spectra = Spectra(opened.label_space, *split_grid(opened, 0, held_out, held_out))
     limit = math.inf if seconds is None else seconds
-    client = None if scheduler is None else _connect(scheduler)
+    client = None if scheduler is None else connect(scheduler)
     rows = train_sweep(asked, spectra, out, client=client, seconds=limit, progress=not json)
     expected = sum(
         trunks.num_runs for trunks in asked.trunks(opened.label_space, len(opened.wavelength))
@@ -51,7 +51,8 @@ def sweep(
     report.print_object(summary, json)
 
 
-def _connect(address: str) -> Any:
+def connect(address: str) -> Any:
+    """A client of the Dask scheduler at an address."""
     from emulators.errors import InputError
 
     try:

@@ -16,14 +16,16 @@ from jaxtyping import Float64
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import qmc
 
+from emulators.units import FWHM, SPEED_OF_LIGHT
+
 from .arms import ZERO_POINT, Arm
-from .instrument import SPEED_OF_LIGHT
+from .compiled import CompiledEmulator
 from .priors import VELOCITIES, Prior
 
+WINDOW = 50.0  # km/s on either side of the first guess, in which v_rad is then free
 _NUM_TEMPLATES = 64  # a power of two keeps the Sobol sequence balanced
 _TYPICAL_V_SINI = 6.0  # km/s
 _REACH = 2.0  # sigma of a Gaussian prior
-_FWHM = 2.3548200450309493
 
 
 class Guess(NamedTuple):
@@ -48,17 +50,7 @@ def first_guess(
     seed
         Of the Sobol sequence of templates.
     """
-    templates = _templates(prior, seed)
-    space = emulator.label_space
-    labels = np.stack(
-        [
-            templates[:, prior.names.index(name)]
-            if name in prior.names
-            else np.full(len(templates), fixed[name])
-            for name in space.names
-        ],
-        axis=1,
-    )
+    templates, labels = spread_templates(emulator, prior, fixed, seed)
     step = emulator.step
     low, high = np.log(emulator.wavelength_range)
     count = int((high - low) / step) + 1
@@ -67,7 +59,9 @@ def first_guess(
     lags = _lags(prior, fixed, step, "v_rad")
     chi2, offsets = np.zeros((len(templates), len(lags))), {}
     for arm in arms:
-        line_spread = 1 / (_FWHM * float(np.median(arm.resolution)))
+        line_spread = 0.0
+        if not isinstance(emulator, CompiledEmulator):
+            line_spread = 1 / (FWHM * float(np.median(arm.resolution)))
         blur = np.hypot(line_spread, 0.6 * _TYPICAL_V_SINI / SPEED_OF_LIGHT)
         flux = 1 - gaussian_filter1d(depth, blur / step, axis=1, mode="constant")
         if arm.zero_point is None:
@@ -87,8 +81,10 @@ def first_guess(
     return Guess(values[order], float(velocity[order[0]]))
 
 
-def _templates(prior, seed):
-    """Free parameters of the templates: spread in the leading labels, central in the others.
+def spread_templates(
+    emulator: Any, prior: Prior, fixed: dict[str, float], seed: int
+) -> tuple[Float64[np.ndarray, "template parameter"], Float64[np.ndarray, "template label"]]:
+    """Free parameters of templates, spread in the leading labels, central in the others; labels.
 
     A Gaussian prior spreads by its width with all else known: of labels that it ties together
     nothing wider would stay inside.
@@ -111,7 +107,13 @@ def _templates(prior, seed):
         low = np.where(gaussian, np.maximum(lower, mean - reach), lower)[spread]
         high = np.where(gaussian, np.minimum(upper, mean + reach), upper)[spread]
         values[:, spread] = low + (high - low) * unit
-    return values
+    labels = [
+        values[:, prior.names.index(name)]
+        if name in prior.names
+        else np.full(len(values), fixed[name])
+        for name in emulator.label_space.names
+    ]
+    return values, np.stack(labels, axis=1)
 
 
 @eqx.filter_jit

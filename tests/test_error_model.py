@@ -104,11 +104,11 @@ def label_pulls(model: ErrorModel, data: TrainingData, coherent: bool):
         velocity = np.stack([by_shift, np.gradient(by_shift)], axis=1)
         continuum = np.asarray(truth[star])[:, None] * np.vander(np.linspace(-1, 1, 300), 4)
         columns = np.hstack([matrices[star], velocity, continuum])
-        modes, _ = model.coherent.modes(
+        off = model.coherent.displacements(
             at, jnp.asarray(variance), jnp.asarray(matrices[star] / HALF),
             jnp.asarray(velocity), jnp.asarray(continuum), float(model.coherent.resolved),
         )  # fmt: skip
-        modes, resolved = np.asarray(modes), float(model.coherent.resolved)
+        modes, resolved = np.asarray(off.modes), float(model.coherent.resolved)
         floor = float(model.coherent.floor(300, resolved)) if coherent else 1.0
         covariance = np.diag(floor * variance) + (modes @ modes.T if coherent else 0.0)
         weighted = columns / variance[:, None]
@@ -137,11 +137,11 @@ def test_white_errors_have_no_coherent_part():
     star = np.asarray(LABELS.sobol(1, seed=3))
     by_label = derivatives(tiny_data(1, seed=3, pixels=300))[0] / HALF
     by_velocity = np.random.default_rng(0).normal(size=(300, 2))
-    modes, _ = model.coherent.modes(
+    off = model.coherent.displacements(
         jnp.asarray(star[0]), jnp.asarray(pixels), jnp.asarray(by_label),
         jnp.asarray(by_velocity), jnp.ones((300, 1)), float(model.coherent.resolved),
     )  # fmt: skip
-    largest = np.linalg.eigvalsh(np.asarray(modes) @ np.asarray(modes).T)[-1]
+    largest = np.linalg.eigvalsh(np.asarray(off.modes) @ np.asarray(off.modes).T)[-1]
     assert largest < 8e-6
 
 
@@ -155,7 +155,7 @@ def test_modes_have_the_shares_of_their_directions():
     by_velocity, continuum = rng.normal(size=(120, 2)), rng.normal(size=(120, 3))
     unstretched = eqx.tree_at(lambda c: c.stretch, coherent.first_order, jnp.ones(4))
     resolved = 0.25 * float(coherent.resolved)
-    found = unstretched.modes(
+    found = unstretched.displacements(
         jnp.asarray(LABELS.lower),
         jnp.asarray(variance),
         jnp.asarray(by_label),
@@ -163,7 +163,7 @@ def test_modes_have_the_shares_of_their_directions():
         jnp.asarray(continuum),
         resolved,
     )
-    modes, directions = map(np.asarray, found)
+    modes, directions = np.asarray(found.modes), np.asarray(found.directions)
     good = variance > 0
     assert np.all(modes[~good] == 0)
     white = 1 / np.sqrt(variance[good])[:, None]

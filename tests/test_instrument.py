@@ -7,8 +7,8 @@ import pytest
 from scipy.special import erfc, j1
 
 from emulators.errors import InputError
+from emulators.units import SPEED_OF_LIGHT
 from stellarfit.instrument import (
-    SPEED_OF_LIGHT,
     Instrument,
     Velocities,
     _bessel_ratio,

@@ -181,6 +181,20 @@ def test_a_long_side_keeps_its_axes():
     assert matrix.left is None and matrix.right is not None
 
 
+def test_soap_in_a_stack_of_runs_is_soap_alone_and_renews_bases_only_when_due():
+    gradients = jnp.asarray(np.random.default_rng(7).normal(size=(12, 3, 6, 4)))
+    soap = scale_by_soap(refresh_every=4)
+    update, state = jax.vmap(soap.update), jax.vmap(soap.init)(gradients[0])
+    # A choice by run would be a select, which computes every branch.
+    assert " cond[" in str(jax.make_jaxpr(update)(gradients[0], state))
+    found: Any = None
+    for gradient in gradients:
+        found, state = update(gradient, state)
+    for run in range(3):
+        alone, _ = follow(soap, gradients[:, run])
+        np.testing.assert_allclose(found[run], alone, atol=1e-9)
+
+
 @pytest.mark.slow
 def test_the_study_runs_and_resumes(tmp_path):
     settings = {"batch_size": 4, "num_pixels": None, "precision": "float32", "tokens": 4}

@@ -246,3 +246,19 @@ def test_overlapping_echelle_orders(shared):
     stored: Any = fits.getdata(path, 1)
     np.testing.assert_array_equal(np.sort(stored["flux"]), np.sort(spectrum.flux))
     assert spectrum.width.min() > 0.02 and spectrum.width.max() < 0.03
+
+
+def test_a_remark_of_as_many_words_as_columns_names_none(tmp_path):
+    path = tmp_path / "star.txt"
+    rows = "\n".join(f"{wave} {flux} 0.01" for wave, flux in zip(WAVE, FLUX, strict=True))
+    path.write_text(f"# medium = vacuum\n{rows}\n")
+    spectrum = read_spectrum(path)
+    np.testing.assert_allclose(spectrum.flux, FLUX)
+    assert spectrum.medium == "vacuum" and spectrum.ivar[0] == pytest.approx(1e4)
+
+
+def test_complex_numbers_are_no_flux(tmp_path):
+    path = tmp_path / "star.fits"
+    Table({"wave": WAVE, "flux": FLUX * (1 + 1j), "ivar": FLUX}).write(path)
+    with pytest.raises(InputError, match="'flux' does not hold numbers"):
+        read_spectrum(path, medium="vacuum")

@@ -132,7 +132,8 @@ def test_hdf5_as_the_documentation_says(tmp_path):
     path = sf.write_spectra(tmp_path / "a.h5", some_spectra())
     with h5py.File(path) as file:
         sets: Any = file
-        assert dict(file.attrs) == WORDS | {"medium": "vacuum", "frame": "barycentric"}
+        words = {k: v.decode() if isinstance(v, bytes) else v for k, v in file.attrs.items()}
+        assert words == WORDS | {"medium": "vacuum", "frame": "barycentric"}
         assert sets["wavelength"].shape == (NUM,)
         np.testing.assert_array_equal(sets["flux"][:], FLUX)
         assert sets["id"].asstr()[:].tolist() == NAMES
@@ -202,3 +203,21 @@ def test_what_cannot_be_read_is_said(tmp_path, make):
     refused("follow one another", wavelength=turned if make is make_hdf5 else [turned] * STARS)
     short = [*FLUX[:, :-1]]
     refused("has shape|vectors of shapes", flux=FLUX[:3] if make is make_hdf5 else short)
+
+
+def test_text_of_hdf5_is_of_fixed_length(tmp_path):
+    """Of any length it lies in a heap, in which HDF5 hangs where zeros were written over it."""
+    names = ("a", "\u00e9" * 40, "x" * 100, "b")
+    wavelength, ones = np.linspace(5150, 5160, 50), np.ones(50)
+    path = tmp_path / "stars.h5"
+    sf.write_spectra(path, (sf.Spectrum(wavelength, ones, ones, name=name) for name in names))
+    assert sf.read_spectra(path).names == names
+    assert b"GCOL" not in path.read_bytes()
+    with h5py.File(path, "r+") as opened:
+        file: Any = opened
+        for key in ("format", "medium", "frame"):
+            file.attrs[key] = file.attrs[key].decode()
+        again = file["id"].asstr()[:]
+        del file["id"]
+        file["id"] = again.astype(h5py.string_dtype())
+    assert sf.read_spectra(path).names == names  # text of any length is read as well

@@ -64,6 +64,22 @@ def test_a_repeated_wavelength_counts_once():
     assert (spectrum.width > 0).all()
 
 
+def test_a_spectrum_written_twice_counts_once():
+    flux = np.random.default_rng(0).normal(size=101)
+    twice = make(wavelength=np.tile(WAVE, 2), flux=np.tile(flux, 2), ivar=np.ones(202))
+    assert twice.mask_counts() == {"duplicate": 101}
+    np.testing.assert_array_equal(twice.flux[twice.good], flux)
+    # Two orders that saw the same wavelengths measured other fluxes.
+    orders = make(wavelength=np.tile(WAVE, 2), flux=np.append(flux, flux + 1), ivar=np.ones(202))
+    assert orders.good.all()
+
+
+def test_numbers_that_no_unit_has_are_bad():
+    flux, ivar = np.ones(101), np.ones(101)
+    flux[3], flux[4], ivar[5] = 1e200, -1e101, 1e120
+    assert make(flux=flux, ivar=ivar).mask_counts() == {"bad_flux": 2, "bad_error": 1}
+
+
 def test_shuffled_pixels_are_sorted():
     order = np.random.default_rng(0).permutation(101)
     spectrum = make(wavelength=WAVE[order], flux=np.arange(101.0)[order])

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from emulators.errors import InputError
+from emulators.units import FWHM
 
 from .bad_bits import APOGEE_PIXMASK, to_integers
 from .frame import to_barycentre
 from .header import clean_header
 from .raw import RawSpectrum
 from .specutils_object import load
-from .survey import FWHM, Survey, get_extension
+from .survey import Survey, get_extension
 
 # Majewski et al. 2017, AJ 154, 94.
 _RESOLUTION = 22_500.0
@@ -67,7 +68,6 @@ def _read_star(file: Any, where: str, row: int) -> list[RawSpectrum]:
             resolution=_RESOLUTION,
             medium="vacuum",
             frame="rest",
-            star=_list_stars(file, where)[0],
         )
     ]
 
@@ -81,7 +81,6 @@ def _read_aspcap(file: Any, where: str, row: int) -> list[RawSpectrum]:
             resolution=_RESOLUTION,
             medium="vacuum",
             frame="rest",
-            star=_list_stars(file, where)[0],
         )
     ]
 
@@ -114,7 +113,6 @@ def _read_visit(file: Any, where: str, row: int) -> list[RawSpectrum]:
             resolution=_RESOLUTION if resolution is None else resolution,
             medium="vacuum",
             frame="topocentric" if correction is None else "barycentric",
-            star=_list_stars(file, where)[0],
         )
     ]
 

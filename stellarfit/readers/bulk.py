@@ -163,5 +163,4 @@ def to_raw(row: Row, medium: str, frame: str, where: str) -> RawSpectrum:
         resolution=power,
         medium=medium,
         frame=frame,
-        star=row.id,
     )

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from emulators.errors import InputError
+from emulators.errors import InputError, one_line
 
 from .bulk import FORMAT, VERSION, Row, check_words, to_raw
 from .raw import RawSpectrum
 from .survey import Survey
 
+_ID_LENGTH = 32  # bytes; more where an id is longer
 _VECTORS = {"flux": np.nan, "ivar": 0.0, "mask": 1, "resolution": np.nan}
 
 
@@ -26,10 +27,10 @@ def open_bulk(path: Path) -> Iterator[Any]:
             yield file
     except InputError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - h5py raises whatever its parsing meets
         raise InputError(
-            f"{path}: cannot be read as HDF5 spectra, it is damaged or cut short ({reason[:200]})"
+            f"{path}: cannot be read as HDF5 spectra, it is damaged or cut short "
+            f"({one_line(error)[:200]})"
         ) from None
 
 
@@ -45,7 +46,9 @@ def _list_stars(file: Any, where: str) -> dict[int, str]:
 
 
 def _words(file: Any, where: str) -> tuple[str, str]:
-    return check_words(dict(file.attrs), where)
+    words = {key: word.decode() if isinstance(word, bytes) else word
+             for key, word in file.attrs.items()}  # fmt: skip
+    return check_words(words, where)
 
 
 def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
@@ -56,6 +59,8 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
         if name not in file:
             return np.full(num, default)
         values = _select(file[name], row, len(file["id"]), num, f"{where}: {name}")
+        if values.dtype.kind not in "biuf":
+            raise InputError(f"{where}: {name} holds {values.dtype}, not numbers")
         return np.broadcast_to(values, (num,))
 
     found = Row(
@@ -90,13 +95,16 @@ def write(path: Path, rows: Any) -> None:
             if not num:
                 _create(file, row)
             _append(file, num, row)
-        file.attrs.update(format=FORMAT, version=VERSION, medium="vacuum", frame=rows.frame)
+        words = {"format": FORMAT, "medium": "vacuum", "frame": rows.frame}
+        for name, word in words.items():
+            file.attrs.create(name, word, dtype=_text(len(word)))
+        file.attrs["version"] = VERSION
 
 
 def _create(file: Any, row: Row) -> None:
     num = len(row.flux)
     file["wavelength"] = row.wavelength
-    file.create_dataset("id", (0,), maxshape=(None,), dtype=_text())
+    file.create_dataset("id", (0,), maxshape=(None,), dtype=_text(_ID_LENGTH))
     for name, fill in _VECTORS.items():
         file.create_dataset(
             name,
@@ -115,8 +123,7 @@ def _append(file: Any, num: int, row: Row) -> None:
     for name in _VECTORS:
         file[name].resize((num + 1, length))
         file[name][num, : len(row.flux)] = getattr(row, name)
-    file["id"].resize((num + 1,))
-    file["id"][num] = row.id
+    _append_id(file, num, row.id.encode())
     held = file["wavelength"]
     if held.ndim == 1:
         if np.array_equal(held[:], row.wavelength):
@@ -139,10 +146,25 @@ def _append(file: Any, num: int, row: Row) -> None:
     held[num, : len(row.flux)] = row.wavelength
 
 
-def _text() -> Any:
+def _append_id(file: Any, num: int, name: bytes) -> None:
+    if len(name) > file["id"].dtype.itemsize:
+        before = file["id"][:]
+        del file["id"]
+        longer = _text(2 * len(name))
+        file.create_dataset("id", data=before.astype(longer), maxshape=(None,), chunks=True)
+    file["id"].resize((num + 1,))
+    file["id"][num] = name
+
+
+def _text(length: int) -> Any:
+    """Text of at most so many bytes.
+
+    Of any length it would lie in a heap beside the data, in which HDF5 runs round for ever where
+    the file is damaged.
+    """
     import h5py
 
-    return h5py.string_dtype()
+    return h5py.string_dtype(length=length)
 
 
 HDF5 = Survey("stellarfit HDF5", lambda file: True, _list_stars, _read)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emulators.errors import InputError
+from emulators.errors import InputError, one_line
 
 from .bulk import FORMAT, VERSION, Row, check_words, to_raw
 from .raw import RawSpectrum
@@ -57,7 +57,6 @@ def _is_list(column: Any) -> bool:
 @contextmanager
 def open_bulk(path: Path) -> Iterator[_Groups]:
     """Open the file for reading; whatever is wrong with it is one `InputError`."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -65,11 +64,10 @@ def open_bulk(path: Path) -> Iterator[_Groups]:
             yield _Groups(file)
     except InputError:
         raise
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - so does pyarrow, for every kind of damage another
         raise InputError(
             f"{path}: cannot be read as Parquet spectra, it is damaged or cut short "
-            f"({reason[:200]})"
+            f"({one_line(error)[:200]})"
         ) from None
 
 

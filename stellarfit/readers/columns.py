@@ -101,7 +101,10 @@ def find_columns(
 def column(values: Any, name: str, where: str) -> np.ndarray:
     """One column as float64; vectors of one row are unpacked, masked entries become NaN."""
     try:
-        array = np.ma.filled(np.ma.asarray(values).astype(np.float64), np.nan)
+        array = np.ma.asarray(values)
+        if array.dtype.kind == "c":
+            raise TypeError("complex")
+        array = np.ma.filled(array.astype(np.float64), np.nan)
     except (TypeError, ValueError):
         raise InputError(f"{where}: column {name!r} does not hold numbers") from None
     return array.ravel() if array.ndim == 2 and 1 in array.shape else array

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from emulators.errors import InputError
+from emulators.units import FWHM
 
 from .bad_bits import DESI_SPECMASK, to_integers
 from .header import clean_header
 from .raw import RawSpectrum
-from .survey import FWHM, Survey, fill_resolution, get_extension, get_row
+from .survey import Survey, fill_resolution, get_extension, get_row
 
 ARMS = ("b", "r", "z")
 
@@ -40,13 +41,10 @@ def _list_stars(file: Any, where: str) -> dict[int, str]:
 
 def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
     names = {unit.name.upper() for unit in file}
-    star = str(get_extension(file, "FIBERMAP", where).data["TARGETID"][row])
-    return [
-        _read_arm(file, where, row, arm, star) for arm in ARMS if f"{arm.upper()}_FLUX" in names
-    ]
+    return [_read_arm(file, where, row, arm) for arm in ARMS if f"{arm.upper()}_FLUX" in names]
 
 
-def _read_arm(file: Any, where: str, row: int, arm: str, star: str) -> RawSpectrum:
+def _read_arm(file: Any, where: str, row: int, arm: str) -> RawSpectrum:
     prefix = arm.upper()
     wavelength = np.asarray(get_extension(file, f"{prefix}_WAVELENGTH", where).data, np.float64)
     if wavelength.ndim != 1:
@@ -72,7 +70,6 @@ def _read_arm(file: Any, where: str, row: int, arm: str, star: str) -> RawSpectr
         resolution=resolution,
         medium="vacuum",
         frame="barycentric",
-        star=star,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emulators.errors import InputError
+from emulators.errors import InputError, one_line
 
 from .columns import Columns, find_columns, holds_spectrum, ivar_from_error, to_angstrom
 from .header import clean_header
@@ -31,9 +31,10 @@ def open_fits(path: Path) -> Iterator[Any]:
 
     try:
         with warnings.catch_warnings():
+            # Of odd cards there may be thousands, and they say nothing about the pixels.
+            warnings.filterwarnings("ignore", category=AstropyUserWarning)
             # A file cut short is only a warning to astropy; to us it is lost pixels.
             warnings.filterwarnings("error", ".*truncated.*", AstropyUserWarning)
-            warnings.filterwarnings("ignore", category=fits.verify.VerifyWarning)
             # astropy leaves a file that it cannot read open; this one closes in any case.
             with (
                 path.open("rb") as stream,
@@ -43,9 +44,8 @@ def open_fits(path: Path) -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - astropy raises whatever its parsing meets
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as FITS, it is damaged or cut short ({reason[:200]})"
+            f"{path}: cannot be read as FITS, it is damaged or cut short ({one_line(error)[:200]})"
         ) from None
 
 

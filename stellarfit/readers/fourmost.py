@@ -64,7 +64,6 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
         bits=bits,
         resolution=find_resolution(header),
         frame=find_frame(header),
-        star=_list_stars(file, where)[0],
     )
     ends = np.flatnonzero(np.diff(wavelength) > _GAP) + 1
     pieces = np.split(np.arange(len(wavelength)), ends)

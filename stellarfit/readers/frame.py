@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from emulators.units import SPEED_OF_LIGHT
+
 FRAMES = ("barycentric", "heliocentric", "topocentric", "rest", "unknown")
-SPEED_OF_LIGHT = 299_792.458  # km/s
 # The FITS standard's names, https://fits.gsfc.nasa.gov/fits_standard.html (table 27).
 _SPECSYS = {
     "BARYCENT": "barycentric",

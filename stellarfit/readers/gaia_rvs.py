@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emulators.errors import InputError
+from emulators.errors import InputError, one_line
 
 from .columns import ivar_from_error, to_angstrom
 from .header import clean_header
@@ -75,7 +75,6 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
             resolution=_RESOLUTION,
             medium="vacuum",
             frame="rest",
-            star=_list_stars(file, where)[row],
         )
     ]
 
@@ -91,8 +90,7 @@ def open_votable(path: Path) -> Any:
             table = Table.read(path, format="votable")
             file = fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)])
     except Exception as error:  # noqa: BLE001 - the XML parser raises errors of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as a VOTable ({reason[:200]})") from None
+        raise InputError(f"{path}: cannot be read as a VOTable ({one_line(error)[:200]})") from None
     if not _is_rvs(file):
         raise InputError(
             f"{path}: a VOTable with columns {', '.join(table.colnames)}; of VOTables those of "

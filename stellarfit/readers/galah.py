@@ -43,18 +43,19 @@ def _read(file: Any, where: str, row: int) -> list[RawSpectrum]:
     relative = np.asarray(get_extension(file, 1, where).data, np.float64)
     if flux.ndim != 1 or relative.shape != flux.shape:
         raise InputError(f"{where}: flux and error have shapes {flux.shape} and {relative.shape}")
+    with np.errstate(invalid="ignore"):  # infinite times zero: a pixel without weight
+        error = relative * np.abs(flux)
     return [
         RawSpectrum(
             image_wavelength(file[0].header, len(flux), None, where),
             flux,
-            ivar_from_error(relative * np.abs(flux)),
+            ivar_from_error(error),
             None,
             clean_header(file[0].header.items()),
             where,
             resolution=_RESOLUTION,
             medium="air",
             frame="barycentric",
-            star=_list_stars(file, where)[0],
         )
     ]
 

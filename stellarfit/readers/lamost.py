@@ -99,7 +99,6 @@ def _finish(file, unit, where, wavelength, flux, ivar, and_mask, survey) -> RawS
         resolution=_RESOLUTION[survey],
         medium="vacuum",
         frame="heliocentric",
-        star=_list_stars(file, where)[0],
     )
 
 

@@ -29,7 +29,7 @@ class RawSpectrum(NamedTuple):
     frame : str or None
         One of `frame.FRAMES`, for a survey.
     star : str
-        The survey's name of the star.
+        The survey's name of the star, which `stars.Stars` fills in.
     """
 
     wavelength: np.ndarray

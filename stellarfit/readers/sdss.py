@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from emulators.errors import InputError
+from emulators.units import FWHM
 
 from .bad_bits import APOGEE_PIXMASK, SDSS_SPPIXMASK, to_integers
 from .header import clean_header
 from .raw import RawSpectrum
 from .specutils_object import load
-from .survey import FWHM, Survey, fill_resolution, get_column, get_extension, has_columns
+from .survey import Survey, fill_resolution, get_column, get_extension, has_columns
 
 # Of mwmStar, which does not carry it. BOSS: 1,560 to 2,270 in its blue arm and 1,850 to 2,650 in
 # its red one (Smee et al. 2013, AJ 146, 32). APOGEE: Majewski et al. 2017, AJ 154, 94.
@@ -56,7 +57,6 @@ def _read_spec(file: Any, where: str, row: int) -> list[RawSpectrum]:
             resolution=resolution,
             medium="vacuum",
             frame="barycentric" if new else "heliocentric",
-            star=_list_spec(file, where)[0],
         )
     ]
 
@@ -97,7 +97,6 @@ def _read_mwm(file: Any, where: str, row: int) -> list[RawSpectrum]:
                 resolution=_RESOLUTION[instrument],
                 medium="vacuum",
                 frame="rest",
-                star=_list_mwm(file, where)[0],
             )
         )
     if not arms:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from emulators.errors import InputError
+from emulators.errors import InputError, one_line
 
 from .header import clean_header
 from .raw import RawSpectrum
@@ -32,9 +32,8 @@ def load(source: Any, format: str, where: str, **options: Any) -> RawSpectrum:
             warnings.simplefilter("ignore")
             found = SpecutilsSpectrum.read(source, format=format, **options)
     except Exception as error:  # noqa: BLE001 - loaders raise whatever their parsing meets
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{where}: specutils cannot read it as {format!r} ({reason[:200]})"
+            f"{where}: specutils cannot read it as {format!r} ({one_line(error)[:200]})"
         ) from None
     return from_specutils(found)._replace(name=where)
 

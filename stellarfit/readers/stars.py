@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from emulators.errors import InputError
+from emulators.errors import InputError, one_line
 
 from ..arms import Arms
 from ..spectrum import Spectrum
@@ -64,9 +64,18 @@ class Stars:
 
     def build(self, row: int, stated: Stated) -> Spectrum | Arms:
         """The spectrum of a row."""
-        raws = self.survey.read(self.file, self.where, row)
         where = f"{self.where}[{row}]" if len(self.names) > 1 else self.where
-        return build([raw._replace(name=where) for raw in raws], stated, self.survey)
+        try:
+            raws = self.survey.read(self.file, self.where, row)
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what is damaged may break anything
+            raise InputError(
+                f"{where}: cannot be read as {self.survey.name}, it is damaged "
+                f"({one_line(error)[:200]})"
+            ) from None
+        named = [raw._replace(name=where, star=self.names[row]) for raw in raws]
+        return build(named, stated, self.survey)
 
 
 @contextmanager

@@ -10,9 +10,6 @@ from emulators.errors import InputError
 from .columns import column
 from .raw import RawSpectrum
 
-# FWHM of a Gaussian over its standard deviation.
-FWHM = 2 * np.sqrt(2 * np.log(2))
-
 
 class Survey(NamedTuple):
     """The layout of one survey's files.

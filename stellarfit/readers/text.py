@@ -1,5 +1,6 @@
 """Spectra in ECSV and in plain text."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def read_text(path: Path, columns: Columns, wavelength_unit: str | None) -> RawS
 
 def _read_table(path: Path) -> Any:
     from astropy.io import ascii
-    from astropy.io.ascii import InconsistentTableError
     from astropy.table import Table
+    from astropy.utils.exceptions import AstropyWarning
 
     try:
         with path.open() as file:
@@ -48,13 +49,25 @@ def _read_table(path: Path) -> Any:
             f"{path}: neither FITS nor text; give format= for a specutils loader"
         ) from None
     try:
-        if start.startswith("# %ECSV"):
-            return Table.read(path, format="ascii.ecsv")
-        # The fast guess first: blanks between columns, names in the first line or none.
-        return ascii.read(path)
-    except (InconsistentTableError, ValueError, KeyError, IndexError) as error:
+        with warnings.catch_warnings():
+            # A number too large for a float is infinite, and masked as such.
+            warnings.filterwarnings("ignore", category=AstropyWarning)
+            if start.startswith("# %ECSV"):
+                return Table.read(path, format="ascii.ecsv")
+            # The fast guess first: blanks between columns, names in the first line or none.
+            table: Any = ascii.read(path)
+            if _is_remark(start, table.colnames):
+                return ascii.read(path, format="no_header")
+            return table
+    except Exception as error:  # noqa: BLE001 - the parsers raise whatever they meet
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: not a table of columns ({reason})") from None
+
+
+def _is_remark(start: str, names: list[str]) -> bool:
+    """Whether the names are the words of a remark such as ``# medium = air``, which has as many."""
+    first = start.partition("\n")[0]
+    return first.startswith("#") and "=" in names and first[1:].split() == names
 
 
 def _metadata(table: Any) -> dict[str, Any]:

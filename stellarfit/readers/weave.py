@@ -94,7 +94,6 @@ def _read_arm(file: Any, where: str, row: int, arm: str) -> RawSpectrum:
         arm=arm,
         resolution=power,
         frame=find_frame(header),
-        star=_list_stars(file, where).get(row, ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""Adam, Muon and SOAP at equal FLOPs: two sizes, five rates each, two seeds.
+"""Adam, Muon and SOAP at equal FLOPs: two sizes, five or six rates each, two seeds.
 
     python -m scaling.experiments.optimizers.run --grid grid.h5 --out OUT [--seconds 500]
                                                  [--optimizers adam muon]
@@ -9,17 +9,14 @@ out, so a killed or timed-out study goes on where it was. A summary is printed a
 """
 
 import argparse
-import dataclasses
 import itertools
 import math
 import time
 from pathlib import Path
 from typing import Any
 
-from emulators.errors import InputError
 from emulators.grid import SpectralGrid
 from emulators.labels import LabelSpace
-from emulators.train import ledger_row, start_model, train
 from emulators.train_config import TrainConfig
 from emulators.train_many import train_many
 from emulators.training_data import TrainingData, split_grid
@@ -28,12 +25,15 @@ from scaling.experiments.ledger import Ledger
 from scaling.experiments.optimizers.factories import FACTORIES, optimizer_flops
 
 # (width, depth) with the steps of a run, and the seconds to leave for it on an H200.
-SIZES = (((64, 4), 6000, 20.0), ((128, 8), 2500, 25.0))
+SIZES = (((128, 8), 2500, 40.0), ((64, 4), 6000, 40.0))
+# In the order in which they are run: a study cut short has the likeliest.
 RATES = {
     "adam": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "muon": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
-    "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "soap": (8e-3, 1.6e-2, 4e-3, 3.2e-2, 2e-3, 1e-3),
 }
+# Rates that one stack holds, where all at once would leave nothing if time ran out.
+STACKED = {"soap": 2}
 SEEDS = (0, 1)
 HELD_OUT = 1024
 KEY = ("optimizer", "width", "depth", "steps", "learning_rate", "seed")
@@ -61,7 +61,7 @@ def study(
     label_space
         Of the spectra.
     out
-        Folder of the ledger and of the runs.
+        Folder of the ledger.
     seconds
         No run is begun that would not end in them.
     sizes, rates, seeds
@@ -91,46 +91,25 @@ def study(
             for rate in rates[name]
             if not all(ledger.has(about | {"learning_rate": rate, "seed": s}) for s in seeds)
         ]
-        pairs = list(itertools.product(lacking, seeds))
-        # SOAP renews its bases now and then; of runs in one stack, each would at every step.
-        for runs in [[pair] for pair in pairs] if name == "soap" else [pairs]:
-            if not runs or not ledger.wants(
-                about | dict(zip(("learning_rate", "seed"), runs[-1], strict=True)),
-                expected * len(runs),
-            ):
+        stacked = STACKED.get(name, len(rates[name]))
+        for first in range(0, len(lacking), stacked):
+            together = lacking[first : first + stacked]
+            last = about | {"learning_rate": together[-1], "seed": seeds[-1]}
+            if not ledger.wants(last, expected * len(together) * len(seeds)):
                 continue
-            if name == "soap":
-                rate, seed = runs[0]
-                one = dataclasses.replace(config, learning_rate=rate, seed=seed)
-                found = [_train_soap(one, spectra, out / f"{width}-{rate:g}-{seed}")]
-            else:
-                found = train_many(
-                    **spectra, config=config, learning_rates=lacking, seeds=seeds,
-                    optimizer=FACTORIES[name],
-                )  # fmt: skip
-                found = [(trained.row, trained.model) for trained in found]
-            for (rate, seed), (row, model) in zip(runs, found, strict=True):
-                costs = {"optimizer_flops": steps * optimizer_flops(name, model)}
-                ledger.add(row | about | {"learning_rate": rate, "seed": seed} | costs)
-                print(f"{name} {width}, {depth} at {rate:g}: {row['mse_validation']}", flush=True)
+            for trained in train_many(
+                **spectra, config=config, learning_rates=together, seeds=seeds,
+                optimizer=FACTORIES[name],
+            ):  # fmt: skip
+                row, one = trained.row, trained.config
+                costs = {"optimizer_flops": steps * optimizer_flops(name, trained.model)}
+                named = {"learning_rate": one.learning_rate, "seed": one.seed}
+                ledger.add(row | about | named | costs)
+                print(
+                    f"{name} {width}, {depth} at {one.learning_rate:g}: {row['mse_validation']}",
+                    flush=True,
+                )
     return ledger.rows
-
-
-def _train_soap(config: TrainConfig, spectra: dict[str, Any], run_dir: Path) -> tuple[Any, Any]:
-    """Row and model of one run."""
-    try:
-        result = train(
-            **spectra, config=config, run_dir=run_dir, optimizer=FACTORIES["soap"], resume=True,
-            progress=False,
-        )  # fmt: skip
-    except InputError as error:
-        # A rate that is too high is a result, not the end of the study.
-        if "lower learning_rate" not in str(error):
-            raise
-        model = start_model(config, spectra["label_space"])
-        row = ledger_row(config, "", model, spectra["data"], math.nan)
-        return row | {"mse_validation": None, "mse_test": None}, model
-    return result.row, result.emulator.model
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

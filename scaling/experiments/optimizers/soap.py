@@ -88,8 +88,9 @@ def scale_by_soap(
         count = state.count + 1
         gradients, structure = jax.tree.flatten(updates)
         # 0: keep the bases, 1: diagonalise, 2: iterate.
-        due = (count % refresh_every == 0).astype(jnp.int32)
-        branch = due * jnp.where(count == refresh_every, 1, 2)
+        now = _of_all_runs(count)
+        due = (now % refresh_every == 0).astype(jnp.int32)
+        branch = due * jnp.where(now == refresh_every, 1, 2)
         steps, matrices = [], []
         for gradient, matrix in zip(gradients, state.matrices, strict=True):
             turned = _turn(gradient, matrix)
@@ -108,6 +109,22 @@ def scale_by_soap(
         return jax.tree.unflatten(structure, steps), SoapState(count, tuple(matrices))
 
     return optax.GradientTransformation(init, update)
+
+
+@jax.custom_batching.custom_vmap
+def _of_all_runs(count: Array) -> Array:
+    """The number of the step, one number for runs in one stack, which take every step together.
+
+    With a number for each run `switch` would turn into a choice among all its results, and the
+    bases would be renewed at every step, to be thrown away at most.
+    """
+    return count
+
+
+@_of_all_runs.def_vmap
+def _of_any_run(axis_size: int, batched: Any, counts: Array) -> tuple[Array, bool]:
+    del axis_size
+    return (counts[0] if batched[0] else counts), False
 
 
 def _correction(beta: float, count: Array, dtype: Any) -> Array:

@@ -1,0 +1,256 @@
+"""How fast are surveys: mode and covariance, then posteriors by importance, of simulated stars.
+
+    python benchmarks/survey_speed.py --out OUT [--stars 100000] [--chunk 1024] [--compiled fast.h5]
+
+2,000 pixels at R = 20,000; 10 labels, the velocity and four coefficients of the continuum are
+free; S/N 20 to 200 a pixel; 5% junk. Spectra are those of the emulator that the compiled one was
+made from, through the spectrograph; a part of the stars is fitted with that emulator's own
+derivatives as well, which tells what compiling costs. One JSON line a result.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)
+
+from emulators.compiled_spectra import evaluate_spline  # noqa: E402
+from emulators.emulator import load_emulator  # noqa: E402
+from stellarfit.compile import RECIPES, compile_emulator  # noqa: E402
+from stellarfit.compiled import CompiledEmulator  # noqa: E402
+from stellarfit.engine import Engine  # noqa: E402
+from stellarfit.instrument import log_shift  # noqa: E402
+from stellarfit.lockstep import of_star  # noqa: E402
+from stellarfit.optimize import curvature  # noqa: E402
+from stellarfit.spectrum import Spectrum  # noqa: E402
+
+WAVELENGTH = 5105.5 + 0.0955 * np.arange(2000)
+EXAMPLE = Spectrum(WAVELENGTH, np.ones(2000), snr=100, resolution=20_000.0)
+LABELS = ("teff", "logg", "vmic", "fe_h", "mg_fe", "si_fe", "ca_fe", "ti_fe", "cr_fe", "ni_fe")
+JUNK = 0.05
+
+
+def tell(**found: Any) -> None:
+    print(json.dumps(found, default=float), flush=True)
+
+
+def make_compiled(emulator: Any, path: Path | None, recipe: str, out: Path) -> CompiledEmulator:
+    """The one of a file, or a new one."""
+    if path is not None:
+        return CompiledEmulator.load(path, emulator)
+    began = time.perf_counter()
+    found = compile_emulator(EXAMPLE, emulator, recipe=RECIPES[recipe], cache=None, progress=False)
+    rms = np.asarray(found.rms)
+    tell(
+        what="compile", seconds=time.perf_counter() - began, rms=np.sqrt(np.mean(rms**2)),
+        rms_median=np.median(rms),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(found.network)),
+    )  # fmt: skip
+    found.save(out / "compiled.h5")
+    return found
+
+
+def simulate(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.ndarray]:
+    """Spectra of the parent; the last 5% are no stars."""
+    rng = np.random.default_rng(seed)
+    space = compiled.label_space
+    labels = space.sobol(num, seed=seed)
+    labels[:, [i for i, name in enumerate(space.names) if name not in LABELS]] = 0.0
+    velocity = np.clip(rng.normal(0, 80, num), -300, 300)
+    encoding = compiled.encode(jnp.asarray(WAVELENGTH))
+    last = len(compiled.network.mean) - 4
+
+    @eqx.filter_jit
+    def observe(compiled, labels, velocity):
+        def one(star):
+            labels, velocity = star
+            place = jnp.clip(encoding + log_shift(velocity) / compiled.step, 1.5, last)
+            return 1 - evaluate_spline(compiled.exact(labels), place)
+
+        return jax.lax.map(one, (labels, velocity), batch_size=64)
+
+    flux = np.empty((num, 2000), np.float32)
+    for first in range(0, num, 4096):
+        part = slice(first, first + 4096)
+        flux[part] = observe(compiled, jnp.asarray(labels[part]), jnp.asarray(velocity[part]))
+    x = np.linspace(-1, 1, 2000, dtype=np.float32)
+    slope = rng.normal(0, 0.1, (2, num, 1)).astype(np.float32)
+    flux *= 1 + slope[0] * x + slope[1] * x**2
+    snr = 10 ** rng.uniform(np.log10(20), np.log10(200), num)
+    junk = np.zeros(num, bool)
+    junk[num - int(JUNK * num) :] = True
+    noise = rng.standard_normal(flux.shape, dtype=np.float32) / snr[:, None].astype(np.float32)
+    for i in np.flatnonzero(junk):
+        kind = i % 4
+        flux[i] = (0.0, 1.0, rng.exponential(1.0, 2000), 1 + np.cumsum(rng.normal(0, 0.02, 2000)))[
+            kind
+        ]
+    flux += noise
+    ivar = np.broadcast_to((snr[:, None] ** 2).astype(np.float32), flux.shape).copy()
+    ivar[rng.random(flux.shape, dtype=np.float32) < 0.01] = 0.0
+    return {"flux": flux, "ivar": ivar, "labels": labels, "velocity": velocity, "snr": snr,
+            "junk": junk}  # fmt: skip
+
+
+def parents_shift(engine: Engine, stars: dict, found: Any, num: int) -> np.ndarray:
+    """What a Gauss-Newton step with the parent's derivatives adds, in sigma of the photons."""
+
+    @eqx.filter_jit
+    def step(engine, flux, ivar, position, v_frame, level):
+        def one(star):
+            flux, ivar, position, v_frame, level = star
+            problem = of_star(engine, flux, ivar, v_frame, level)
+            emulator = problem.star.emulator
+            parent = dataclasses.replace(emulator, network=Parent(emulator))
+            problem = eqx.tree_at(lambda p: p.star.emulator, problem, parent)
+            here = curvature(problem, position, jnp.zeros(()))
+            covariance = jnp.linalg.inv(here.hessian)
+            sigma = jnp.sqrt(jnp.diagonal(covariance))
+            return -(covariance @ here.gradient) / sigma
+
+        return jax.lax.map(one, (flux, ivar, position, v_frame, level))
+
+    state = found.state
+    return np.asarray(
+        step(
+            engine,
+            *(jnp.asarray(part[:num]) for part in (stars["flux"], stars["ivar"])),
+            *(jnp.asarray(part[:num]) for part in state),
+        )  # fmt: skip
+    )
+
+
+class Parent(eqx.Module):
+    """A network that is the parent itself."""
+
+    emulator: CompiledEmulator
+
+    @property
+    def mean(self) -> Any:
+        return self.emulator.network.mean
+
+    @property
+    def label_space(self) -> Any:
+        return self.emulator.label_space
+
+    @property
+    def step(self) -> float:
+        return self.emulator.step
+
+    def flux_at(self, labels: Any, encoding: Any, shift: Any) -> Any:
+        step = self.emulator.step
+        return 1.0 - evaluate_spline(self.emulator.exact(labels), encoding + shift / step)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--emulator", default="fgk-mgb-s")
+    parser.add_argument("--stars", type=int, default=100_000)
+    parser.add_argument("--posteriors", type=int, default=20_000)
+    parser.add_argument("--chunk", type=int, default=1024)
+    parser.add_argument("--recipe", choices=RECIPES, default=jax.default_backend())
+    parser.add_argument("--compiled", type=Path)
+    parser.add_argument("--noise", default="law")
+    parser.add_argument("--seconds", type=float, default=1e9)
+    arguments = parser.parse_args()
+    end = time.perf_counter() + arguments.seconds
+    out, chunk = arguments.out, arguments.chunk
+    out.mkdir(parents=True, exist_ok=True)
+    compiled = make_compiled(
+        load_emulator(arguments.emulator), arguments.compiled, arguments.recipe, out
+    )
+    began = time.perf_counter()
+    stars = simulate(compiled, arguments.stars, 5)
+    rng = np.random.default_rng(1)
+    order = rng.permutation(arguments.stars)
+    stars = {name: part[order] for name, part in stars.items()}
+    tell(what="simulate", seconds=time.perf_counter() - began)
+    fixed = {name: 0.0 for name in compiled.label_space.names if name not in LABELS}
+    for noise in dict.fromkeys(("none", arguments.noise)):
+        engine = Engine.build(
+            compiled, EXAMPLE, fixed=fixed | {"v_sini": 0.0}, noise=noise, continuum_degree=3
+        )
+
+        def fit(num, engine=engine):
+            return engine.fit(stars["flux"][:num], stars["ivar"][:num], chunk=chunk)
+
+        began = time.perf_counter()
+        fit(chunk)
+        tell(what="first chunk", noise=noise, seconds=time.perf_counter() - began)
+        num = min(4 * chunk, arguments.stars)
+        while True:
+            began = time.perf_counter()
+            found = fit(num)
+            seconds = time.perf_counter() - began
+            tell(
+                what="fit", noise=noise, stars=num, seconds=seconds, stars_per_second=num / seconds
+            )
+            if num == arguments.stars or time.perf_counter() + 20 * seconds > end:
+                break
+            num = min(8 * num, arguments.stars)
+        report(engine, stars, found, num, noise)
+        if noise == "none":
+            shift = np.abs(parents_shift(engine, stars, found, min(num, 256)))
+            good = ~stars["junk"][: len(shift)] & found.converged[: len(shift)]
+            scaled = shift[good] * np.minimum(100 / stars["snr"][: len(shift)][good], 1)[:, None]
+            tell(
+                what="shift of the parent", stars=int(good.sum()),
+                sigma_68_95=np.percentile(shift[good], [68, 95]).tolist(),
+                at_snr_100_at_most=np.percentile(scaled, [68, 95]).tolist(),
+                by_label_95=np.percentile(scaled, 95, axis=0).round(3).tolist(),
+            )  # fmt: skip
+    num = min(num, arguments.posteriors)
+    state = type(found.state)(*(part[:num] for part in found.state))
+    for count in (chunk, num):
+        part = type(state)(*(one[:count] for one in state))
+        began = time.perf_counter()
+        draws = engine.draw(
+            stars["flux"][:count], stars["ivar"][:count], part, num=64, seed=2, chunk=chunk
+        )
+        seconds = time.perf_counter() - began
+        tell(what="draw", stars=count, seconds=seconds, stars_per_second=count / seconds)
+    good = ~stars["junk"][:num]
+    tell(
+        what="k-hat", above=np.mean(draws.k_hat[good] > 0.7),
+        percentiles=np.percentile(draws.k_hat[good], [5, 50, 95]).tolist(),
+    )  # fmt: skip
+    memory = jax.local_devices()[0].memory_stats() or {}
+    tell(
+        what="memory", device_gb=memory.get("peak_bytes_in_use", 0) / 1e9,
+        host_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    )  # fmt: skip
+
+
+def report(engine: Engine, stars: dict, found: Any, num: int, noise: str) -> None:
+    """Errors in units of what is said, and what becomes of junk."""
+    names = [name for name in engine.names if name != "v_rad"]
+    space = engine.emulator.label_space
+    truth = np.column_stack(
+        [*(stars["labels"][:num, space.index(name)] for name in names), stars["velocity"][:num]]
+    )
+    sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    z = np.abs(found.values - truth) / sigma
+    star, junk = ~stars["junk"][:num], stars["junk"][:num]
+    ratio = found.chi2 / found.dof
+    tell(
+        what="quality", noise=noise, converged=np.mean(found.converged[star]),
+        wrong_velocity=np.mean(np.abs(found.values[star, -1] - truth[star, -1]) > 10),
+        within_68=np.mean(z[star] < 1), within_95=np.mean(z[star] < 1.96),
+        by_label={name: np.mean(z[star, i] < 1).round(3) for i, name in enumerate(engine.names)},
+        chi2_dof=np.percentile(ratio[star], [5, 50, 95]).round(3).tolist(),
+        junk_flagged=np.mean(~((ratio[junk] > 0.5) & (ratio[junk] < 2) & found.converged[junk])),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Learning-rate sweeps over depth, tokens and head dimension."""

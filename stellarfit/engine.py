@@ -1,0 +1,312 @@
+"""Many stars of one spectrograph in lockstep: search, posterior mode, covariance, draws.
+
+For emulators compiled for the spectrograph (`stellarfit.compiled`). Stars are worked on in chunks
+of one size, so that everything compiles once; those that need more steps than most are gathered
+into chunks of their own. Memory does not grow with the number of stars.
+
+What a single star's fit decides on the host is a recipe here: no pixels are down-weighted, and
+stars do not rotate. Each star has its own frame, shifted by a velocity that is found by
+cross-correlation with templates; the velocity that is fitted is what remains.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Bool, Float, Float64
+
+from emulators.errors import InputError
+from emulators.units import SPEED_OF_LIGHT
+
+from .compiled import SETTLED, CompiledEmulator, Spectrograph
+from .continuum import Continuum
+from .emulator_error import amplitude_prior, default_noise
+from .instrument import Pixels
+from .lockstep import STARTS, begin, draw_weighted, search, settle
+from .model import Problem, StarModel
+from .noise import Noise, NoiseMixture
+from .priors import make_prior
+from .spectrum import Spectrum
+from .templates import Templates
+from .velocity import WINDOW
+
+_PASSES = 7  # of searches
+_ROUNDS = 6  # of freezing the noise, at most
+_WRONG = 1.5  # chi^2 a pixel that makes another start worth while
+
+
+class State(NamedTuple):
+    """Where the search of each star ended: what `Engine.draw` starts from."""
+
+    positions: Float64[np.ndarray, "star parameter"]
+    v_frame: Float64[np.ndarray, " star"]
+    level: Float64[np.ndarray, " star"]
+
+
+class Found(NamedTuple):
+    """What the engine finds of stars; every field has a leading axis of them.
+
+    Attributes
+    ----------
+    values
+        Most probable values of the free parameters.
+    covariance, photons
+        Of them: everything included, and by photon noise alone.
+    converged, bad
+        Whether the search ended in a maximum, and whether its curvature has no inverse.
+    chi2, dof
+        Against what residuals should be, and the degrees of freedom that the fit left.
+    pixels
+        That were fitted: neither masked nor beyond the emulator.
+    state
+        For `Engine.draw`.
+    """
+
+    values: Float64[np.ndarray, "star parameter"]
+    covariance: Float64[np.ndarray, "star parameter parameter"]
+    photons: Float64[np.ndarray, "star parameter parameter"]
+    converged: Bool[np.ndarray, " star"]
+    bad: Bool[np.ndarray, " star"]
+    chi2: Float64[np.ndarray, " star"]
+    dof: Float64[np.ndarray, " star"]
+    pixels: Float64[np.ndarray, " star"]
+    state: State
+
+
+class Draws(NamedTuple):
+    """Of stars: draws of the posterior, and whether they can be trusted.
+
+    Attributes
+    ----------
+    samples
+        Drawn from the Gaussian at the maximum, and again by their smoothed importance.
+    mean, sigma
+        Of the weighted draws.
+    k_hat
+        Shape of the tail of the weights; above 0.7 they cannot be trusted (Vehtari et al. 2024).
+    """
+
+    samples: Float64[np.ndarray, "star draw parameter"]
+    mean: Float64[np.ndarray, "star parameter"]
+    sigma: Float64[np.ndarray, "star parameter"]
+    k_hat: Float64[np.ndarray, " star"]
+
+
+class Engine(eqx.Module):
+    """Everything that the stars of a survey share.
+
+    Attributes
+    ----------
+    problem
+        Of no star in particular.
+    spectrograph
+        At the pixels.
+    templates
+        To find velocities with.
+    amplitude
+        Prior of the emulator's error; None leaves photon noise alone.
+    """
+
+    emulator: CompiledEmulator
+    problem: Problem
+    spectrograph: Spectrograph
+    templates: Templates
+    amplitude: Any
+
+    @classmethod
+    def build(
+        cls,
+        emulator: CompiledEmulator,
+        example: Spectrum,
+        *,
+        fixed: Mapping[str, float | int] | None = None,
+        priors: Mapping[Any, Any] | None = None,
+        noise: str | None = None,
+        continuum_degree: int | None = None,
+    ) -> "Engine":
+        """Lay out what is shared.
+
+        Parameters
+        ----------
+        emulator
+            Compiled for the spectrograph.
+        example
+            A spectrum with the pixels and the resolving power of all stars.
+        fixed, priors, noise, continuum_degree
+            As of `stellarfit.fit`; ``v_sini`` and ``v_mac`` must be held at 0. Of ``v_rad`` a
+            Uniform says where the first guess is sought; the fit may end 50 km/s beyond.
+
+        Raises
+        ------
+        InputError
+            As `stellarfit.fit`; another spectrograph; stars that may be broadened; a prior of
+            v_rad other than Uniform.
+        """
+        wavelength = example.wavelength
+        if example.resolution is None:
+            raise InputError("resolution: the spectrum does not say; give resolution= when reading")
+        emulator.spectrograph.check(wavelength, example.width, example.resolution)
+        if noise is None:
+            noise = default_noise(emulator)
+        fixed = dict(fixed or {})
+        asked = dict(priors or {})
+        prior, held = make_prior(emulator.label_space, fixed, asked, ())
+        if held.get("v_sini") != 0 or held.get("v_mac") != 0:
+            raise InputError(
+                "fixed: stars in lockstep are not broadened; give v_sini=0 and v_mac=0"
+            )
+        if "v_rad" not in prior.names:
+            raise InputError("fixed: v_rad is fixed; leave it free, it costs nothing here")
+        if not isinstance(asked.get("v_rad", dist.Uniform(0.0, 1.0)), dist.Uniform) or any(
+            "v_rad" in names for names in asked if isinstance(names, tuple)
+        ):
+            raise InputError(
+                "priors: v_rad has one that is not Uniform; stars in lockstep take none"
+            )
+        velocity = prior.names.index("v_rad")
+        limits = float(prior.lower[velocity]), float(prior.upper[velocity])
+        window = {"v_rad": dist.Uniform(-WINDOW, WINDOW)}
+        prior, held = make_prior(emulator.label_space, fixed, asked | window, ())
+        star = StarModel.build(
+            emulator, [(Pixels(jnp.asarray(wavelength)), None)], prior.names, held
+        )
+        continuum = Continuum.build(wavelength, 1.0, continuum_degree)
+        nothing = jnp.zeros((len(wavelength), 0))
+        blank = jnp.zeros(len(wavelength))
+        problem = Problem(
+            star=star,
+            prior=prior,
+            continuum=continuum,
+            noise=NoiseMixture.single(Noise.build(blank + 1.0, nothing)),
+            flux=blank,
+        )
+        amplitude = amplitude_prior(emulator, noise)
+        return cls(
+            emulator=emulator,
+            problem=problem,
+            spectrograph=emulator.spectrograph.at(wavelength),
+            templates=Templates.build(
+                emulator, prior, held, wavelength, limits, continuum.basis.shape[1]
+            ),
+            amplitude=None if amplitude is None else amplitude.arrays,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The free parameters."""
+        return self.problem.prior.names
+
+    def fit(
+        self,
+        flux: Float[np.ndarray, "star pixel"],
+        ivar: Float[np.ndarray, "star pixel"],
+        *,
+        chunk: int,
+    ) -> "Found":
+        """The posterior mode and covariance of each star.
+
+        Parameters
+        ----------
+        flux, ivar
+            On the pixels; an inverse variance of 0 masks one.
+        chunk
+            Stars at once. On a GPU 512 or more, on a processor 32.
+        """
+        stars = _Pool(self, flux, ivar, chunk)
+        starts, v_frame, level, pixels = stars.run(begin, stars.all)
+        positions = starts[:, 0].copy()
+        cost, done = np.full(len(flux), np.inf), np.zeros(len(flux), bool)
+        for start in range(STARTS):
+            # A further start only where the last one led nowhere.
+            active = np.flatnonzero(~done) if start else stars.all
+            trial = starts[:, start].copy()
+            left = active
+            reached = np.full(len(flux), np.inf)
+            for _ in range(_PASSES):
+                if not len(left):
+                    break
+                place, now, over = stars.run(search, left, trial, v_frame, level)
+                trial[left], reached[left] = place, now
+                left = left[~over]
+            better = reached < cost
+            positions[better], cost[better] = trial[better], reached[better]
+            done = cost < 0.5 * _WRONG * pixels
+        found: dict[str, Any] = {}
+        active = stars.all
+        for _ in range(_ROUNDS):
+            out = stars.run(settle, active, positions, v_frame, level)
+            for name, part in out._asdict().items():
+                whole = found.setdefault(name, np.zeros((len(flux), *part.shape[1:]), part.dtype))
+                whole[active] = part
+            positions[active] = out.position
+            active = active[(out.moved > SETTLED) | ~out.converged]
+            if not len(active):
+                break
+        values = found["values"]
+        i = self.names.index("v_rad")
+        values[:, i] = _add(values[:, i], v_frame)
+        # Anchored elsewhere, the emulator is not known to be right here; without data nothing is.
+        found["converged"] &= found.pop("moved") <= SETTLED
+        found["converged"] &= pixels > len(self.names) + self.problem.continuum.basis.shape[1]
+        del found["position"]
+        return Found(**found, pixels=pixels, state=State(positions, v_frame, level))
+
+    def draw(self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int) -> Draws:
+        """Posteriors by importance: draws of the Gaussian at the mode, weighted and smoothed.
+
+        Parameters
+        ----------
+        flux, ivar, chunk
+            As of `fit`.
+        state
+            Of its result.
+        num
+            Draws a star.
+        seed
+            Of the draws.
+        """
+        stars = _Pool(self, flux, ivar, chunk)
+        keys = jax.random.key_data(jax.random.split(jax.random.key(seed), len(flux)))
+        work = partial(draw_weighted, num=num)
+        out = stars.run(work, stars.all, *state, np.asarray(keys))
+        samples, mean, sigma, k_hat = out
+        i = self.names.index("v_rad")
+        samples[:, :, i] = _add(samples[:, :, i], state.v_frame[:, None])
+        mean[:, i] = _add(mean[:, i], state.v_frame)
+        return Draws(samples, mean, sigma, k_hat)
+
+
+def _add(one, other):
+    """Two velocities after one another: both multiply wavelengths."""
+    return one + other + one * other / SPEED_OF_LIGHT
+
+
+class _Pool:
+    """Stars on the host, worked on in chunks of one size."""
+
+    def __init__(self, engine, flux, ivar, chunk):
+        self.engine, self.chunk = engine, chunk
+        self.flux, self.ivar = flux, ivar
+        self.all = np.arange(len(flux))
+
+    def run(self, work, active, *columns) -> Any:
+        """Results of `work` for some stars, rows of `columns` being theirs, on the host."""
+        parts = []
+        for first in range(0, len(active), self.chunk):
+            some = active[first : first + self.chunk]
+            # The last chunk is filled up by repeating a star.
+            full = np.resize(some, self.chunk)
+            out = work(
+                self.engine,
+                jnp.asarray(self.flux[full]),
+                jnp.asarray(self.ivar[full]),
+                *(jnp.asarray(column[full]) for column in columns),
+            )
+            parts.append(jax.tree.map(np.asarray, out))
+        num = len(active)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *parts)

@@ -1,0 +1,147 @@
+"""Stars in lockstep: the labels that single fits find, whatever else is in the chunk."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from fake_star import TRUTH, fake_star
+from tiny import LABELS, tiny_emulator
+
+import stellarfit as sf
+from emulators.errors import InputError
+from stellarfit.batch import fit_batch
+from stellarfit.compile import Recipe, compile_emulator
+from stellarfit.engine import Engine
+
+STILL = {"v_sini": 0.0}
+SEEN: dict[str, Any] = {"start": 5152.6, "stop": 5161.2, "resolution": 47_000.0}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    recipe = Recipe((48, 48), 24, 768, 256, 128, 1500, 0.01, 32)
+    star, parent = fake_star(), tiny_emulator(analytic=True)
+    return compile_emulator(star, parent, recipe=recipe, cache=None, progress=False)
+
+
+@pytest.fixture(scope="module")
+def stars():
+    """Three stars at very different velocities, and one without a line."""
+    found = [
+        fake_star({"v_sini": 0.01, "v_rad": v_rad, "teff": teff}, seed=seed, **SEEN)
+        for seed, (v_rad, teff) in enumerate([(23.4, 5200.0), (-61.0, 4700.0), (10.0, 6100.0)])
+    ]
+    flat = fake_star({"v_sini": 0.01}, seed=7, **SEEN)
+    noise = np.random.default_rng(0).normal(0, 4.0, len(flat))
+    return [*found, sf.Spectrum(flat.wavelength, 800.0 + noise, flat.ivar, resolution=47_000.0)]
+
+
+@pytest.fixture(scope="module")
+def engine(compiled, stars):
+    return Engine.build(compiled, stars[0], fixed=STILL)
+
+
+@pytest.fixture(scope="module")
+def data(stars):
+    flux, ivar = np.stack([s.flux for s in stars]), np.stack([s.ivar for s in stars])
+    # A whole line, so that a label's errors hang on what is masked.
+    flux[1, 5:35], ivar[1, 15:25] = np.nan, 0.0
+    return flux, ivar
+
+
+@pytest.fixture(scope="module")
+def found(engine, data):
+    return engine.fit(*data, chunk=3)
+
+
+def test_labels_and_errors_are_those_of_single_fits(engine, compiled, stars, data, found):
+    flux, ivar = data
+    for i, star in enumerate(stars[:3]):
+        again = sf.Spectrum(star.wavelength, flux[i], ivar[i], resolution=47_000.0)
+        one = sf.fit(again, compiled, fixed=STILL, robust=False)
+        assert one.names == engine.names
+        sigma = np.sqrt(np.diagonal(found.covariance[i]))
+        assert found.dof[i] == pytest.approx(one.dof_effective, abs=0.2)  # the same pixels
+        np.testing.assert_array_less(np.abs(found.values[i] - one.values) / one.error, 0.02)
+        np.testing.assert_allclose(sigma, one.error, rtol=0.02)
+        photons = np.sqrt(np.diagonal(found.photons[i]))
+        np.testing.assert_allclose(photons, one.error_stat, rtol=0.02)
+        assert found.converged[i] and not found.bad[i]
+        assert found.chi2[i] / found.dof[i] == pytest.approx(one.chi2 / one.dof_effective, abs=0.1)
+
+
+def test_velocities_are_found_wherever_they_are(found):
+    np.testing.assert_allclose(found.values[:3, -1], [23.4, -61.0, 10.0], atol=0.5)
+
+
+def test_truth_lies_within_the_errors(engine, found):
+    truth = np.array([TRUTH[name] for name in LABELS.names])
+    z = (found.values[0, : len(truth)] - truth) / np.sqrt(np.diagonal(found.covariance[0]))[:-1]
+    assert np.abs(z).max() < 3.5
+
+
+def test_a_star_does_not_depend_on_its_neighbours(engine, data, found):
+    flux, ivar = data
+    alone = engine.fit(flux[:1], ivar[:1], chunk=3)
+    np.testing.assert_allclose(alone.values, found.values[:1], rtol=1e-6)
+    np.testing.assert_allclose(alone.covariance, found.covariance[:1], rtol=1e-4)
+
+
+def test_masked_pixels_are_not_used(engine, data, found):
+    flux, ivar = (part.copy() for part in data)
+    flux[1, 5:35] = 1e9
+    ivar[1, 5:35] = 0.0
+    again = engine.fit(flux, ivar, chunk=3)
+    np.testing.assert_allclose(again.values[1], found.values[1], rtol=1e-6)
+    assert again.pixels.tolist() == found.pixels.tolist()
+    assert found.pixels[1] == len(flux[0]) - 30
+
+
+def test_draws_are_those_of_the_posterior(engine, data, found):
+    flux, ivar = data
+    draws = engine.draw(flux, ivar, found.state, num=256, seed=3, chunk=3)
+    assert draws.samples.shape == (4, 256, len(engine.names))
+    # The second star has lost the line of one of its labels, whose posterior is no Gaussian.
+    told = [0, 2]
+    assert (draws.k_hat[told] < 0.7).all()
+    sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    assert (np.abs(draws.mean - found.values)[told] < 0.5 * sigma[told]).all()
+    np.testing.assert_allclose(draws.sigma[told], sigma[told], rtol=0.3)
+    same = engine.draw(flux, ivar, found.state, num=256, seed=3, chunk=3)
+    np.testing.assert_array_equal(same.samples, draws.samples)
+    other = engine.draw(flux, ivar, found.state, num=256, seed=4, chunk=3)
+    assert (other.samples != draws.samples).any()
+
+
+def test_what_the_engine_cannot_do_says_so(compiled, stars):
+    with pytest.raises(InputError, match="v_sini=0"):
+        Engine.build(compiled, stars[0])
+    with pytest.raises(InputError, match="v_rad is fixed"):
+        Engine.build(compiled, stars[0], fixed=STILL | {"v_rad": 0.0})
+    with pytest.raises(InputError, match="v_rad has one that is not Uniform"):
+        Engine.build(compiled, stars[0], fixed=STILL, priors={"v_rad": dist.Normal(0.0, 5.0)})
+    other: dict[str, Any] = SEEN | {"resolution": 40_000.0}
+    with pytest.raises(InputError, match=r"resolution: 40000 .* compiled for 47000"):
+        Engine.build(compiled, fake_star(**other), fixed=STILL)
+    setup = sf.fit(stars[0], compiled, fixed=STILL).setup
+    flux = np.ones((1, len(setup.keep)))
+    with pytest.raises(InputError, match="compiled"):
+        fit_batch(setup, flux, flux, np.asarray(setup.starts))
+
+
+def test_stars_without_data_do_not_converge(engine, data):
+    flux, ivar = (part[:2].copy() for part in data)
+    ivar[0] = 0.0
+    ivar[1, 8:] = 0.0
+    dead = engine.fit(flux, ivar, chunk=3)
+    assert dead.converged.tolist() == [False, False] and dead.pixels.tolist() == [0, 5]
+
+
+def test_templates_find_the_lag(engine):
+    wavelength = np.asarray(engine.spectrograph.wavelength)
+    star = fake_star({"v_sini": 0.01, "v_rad": -200.0}, level=1.0, **SEEN)
+    values, velocity = engine.templates.match(jnp.asarray(star.flux), jnp.asarray(star.ivar), 3)
+    assert len(wavelength) == len(star) and values.shape == (3, len(engine.names))
+    assert float(velocity) == pytest.approx(-200.0, abs=3.0)
