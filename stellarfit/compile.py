@@ -30,7 +30,7 @@ _BASIS_DRAWS = 4  # a feature
 _STEPS_A_CALL = 250
 _DRAWS_A_CALL = 1024
 _WARMUP = 200
-_VERSION = 1  # of all this; a change makes the cache forget
+_VERSION = 2  # of all this; a change makes the cache forget
 CACHE = Path("~/.cache/stellarfit/compiled")
 
 

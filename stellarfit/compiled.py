@@ -39,9 +39,6 @@ _RESOLUTION_AGREES, _WIDTH_AGREES = 0.005, 0.02
 STILL = Velocities(0.0, 0.0, 0.0, 0.0)
 # Sigma that a round of anchoring may move labels by, and be the last: what is left may be as much.
 SETTLED = 0.02
-# Places a native step at which the parent is asked: with two, a line as narrow as 1 km/s errs by
-# 1e-3 of its depth, with four by less than 1e-6.
-_OVERSAMPLING = 4
 
 
 class Spectrograph(eqx.Module):
@@ -359,7 +356,7 @@ def line_spread(parent: Emulator, seen: Spectrograph) -> Instrument:
         np.asarray(seen.wavelength),
         np.asarray(seen.width),
         np.asarray(seen.resolution),
-        step=min(parent.step / _OVERSAMPLING, fine_step(parent.step, np.asarray(seen.resolution))),
+        step=fine_step(parent.step, np.asarray(seen.resolution)),
         velocities=STILL,
     )
 

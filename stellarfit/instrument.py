@@ -34,8 +34,8 @@ LIMB_DARKENING = 0.6  # linear coefficient, a usual value for cool stars in the 
 _SIGMAS = 5.0  # reach of the line spread; 6e-7 of it lies beyond
 _MACRO_REACH = 3.5  # in units of v_mac; 1e-6 of the profile lies beyond
 _TAPER = 16  # fine pixels over which the depth fades to zero at either end
-_OVERSAMPLING = 2  # fine pixels a native one: a cool star's line is as narrow as a native pixel
-_LARGEST_STEP = 1.2  # of the fine grid, in sigma of the line spread
+_NARROWEST = 0.28  # native pixels, sigma of a cool star's lines: 0.85 km/s of 3 km/s
+_LARGEST_STEP = 1.2  # of the fine grid, in sigma of a line through the line spread, see below
 _MOST_OVERSAMPLING = 8
 # Fine pixels to either side that a cubic spline asks; the weight of the next is 2e-7.
 SPLINE_REACH = 12
@@ -264,12 +264,16 @@ class Pixels(eqx.Module):
 def fine_step(native_step: float, resolution: float | Float64[np.ndarray, " pixel"]) -> float:
     """Step in ln(wavelength) of the grid on which the emulator is evaluated.
 
-    Half the native step, or finer where the spectrograph resolves more. Sampling a line of sigma
-    l through a line spread of sigma s with step h errs by exp(-2 (pi l s/h)^2 / (l^2 + s^2)) of
-    its depth: 1e-4 for the narrowest lines (1.1 km/s) at R = 47,000 and h = 5e-6.
+    Sampling a line of sigma l through a line spread of sigma s with step h errs by
+    exp(-2 (pi l s/h)^2 / (l^2 + s^2)) of its depth, and by more where it is saturated. The step is
+    about a third of the native one, or finer where the spectrograph resolves more. Of ten stars
+    over the box at R = 20,000 and 47,000, the pixels of nine err by less than 1e-4 (rms), those of
+    one with a microturbulence of 0.7 km/s by 3e-4; half the native step would make 5e-4 and 1.5e-3
+    of that.
     """
+    line = _NARROWEST * native_step
     sigma = 1 / (FWHM * float(np.max(resolution)))
-    step = min(native_step / _OVERSAMPLING, _LARGEST_STEP * sigma)
+    step = _LARGEST_STEP * line * sigma / float(np.hypot(line, sigma))
     return max(step, native_step / _MOST_OVERSAMPLING)
 
 

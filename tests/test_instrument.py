@@ -117,6 +117,23 @@ def test_line_spread_and_pixel_against_closed_form(resolution):
     np.testing.assert_allclose(found, truth, atol=2e-5)
 
 
+@pytest.mark.parametrize("resolution", [11_500.0, 20_000.0, 47_000.0])
+def test_the_narrowest_lines_are_sampled(resolution):
+    """Iron at 4000 K and 0.5 km/s of microturbulence, saturated; wherever it falls on the grid."""
+    wavelength, width = pixels(width=5155 / resolution / 3)
+    centers = np.log(wavelength)[20:-20:7]
+
+    def seen(step):
+        instrument = Instrument.build(wavelength, width, resolution, step=step, velocities=ROOM)
+        x = np.log(np.asarray(instrument.wavelength))[:, None] - centers
+        depth = np.max(0.8 * -np.expm1(-3.0 * np.exp(-0.5 * (x / (0.85 / 299792.458)) ** 2)), axis=1)
+        return np.asarray(instrument.to_pixels(jnp.asarray(depth)))
+
+    step = fine_step(1e-5, resolution)
+    off = seen(step) - seen(step / 8)
+    assert np.sqrt(np.mean(off**2)) < 1e-4
+
+
 def test_resolution_may_change_from_pixel_to_pixel():
     wavelength, width = pixels()
     resolution = np.linspace(20_000, 60_000, len(wavelength))
@@ -191,6 +208,6 @@ def test_pixels_that_need_wavelengths_beyond_the_emulator_are_found():
 
 
 def test_fine_step_follows_the_sharper_of_emulator_and_spectrograph():
-    assert fine_step(1e-5, 47_000.0) == 5e-6
-    assert fine_step(1e-5, np.array([2e4, 2e5])) == pytest.approx(1.2 / 2.3548200450309493 / 2e5)
+    assert fine_step(1e-5, 1_000.0) == pytest.approx(1.2 * 2.8e-6, rel=1e-3)
+    assert fine_step(1e-5, np.array([2e4, 2e5])) == fine_step(1e-5, 2e5) < fine_step(1e-5, 2e4)
     assert fine_step(1e-5, 1e7) == 1e-5 / 8
