@@ -1,6 +1,6 @@
 """Making a `CompiledEmulator`: draws of the parent, a basis, and a small network between."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,17 @@ import optax.contrib
 from jaxtyping import Array, Float, Float32, Float64
 
 from emulators.bundle import tree_to_arrays
-from emulators.compiled_spectra import CompiledSpectra
+from emulators.compiled_spectra import CompiledSpectra, evaluate_spline
 from emulators.emulator import load_emulator
 from emulators.errors import InputError
 from emulators.storage import array_hash
 from emulators.units import FWHM
 
 from .arms import Arms
-from .compiled import STILL, CompiledEmulator, Spectrograph, describe
+from .compiled import STILL, CompiledEmulator, Spectrograph, describe, learned_box
+from .continuum import Continuum
 from .instrument import fine_step, inside
+from .priors import make_prior
 
 # A cubic spline through samples of a Gaussian line, so many a sigma, errs by 1e-4 of its depth.
 _SAMPLES = 2.5
@@ -71,6 +73,7 @@ def compile_emulator(
     spectrum: Any,
     emulator: Any = None,
     *,
+    fixed: Mapping[str, float | int] | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     cache: Any = CACHE,
@@ -86,6 +89,9 @@ def compile_emulator(
         Any spectrum of the spectrograph: its pixels and resolving power are folded in.
     emulator : Emulator, optional
         The shipped default otherwise.
+    fixed : mapping, optional
+        Labels that the fits will hold, such as ``{"y_fe": 0.0}``: fewer labels are learned better
+        from as many draws. Fits hold them without being asked, and cannot do otherwise.
     recipe
         By default what takes minutes on a GPU, or under half an hour on two cores.
     seed
@@ -103,21 +109,25 @@ def compile_emulator(
     ------
     InputError
         Several arms, no resolving power, orders whose pixels overlap and differ, no pixel that the
-        emulator can model.
+        emulator can model; `fixed` that is no label, or beyond its box.
     """
     emulator = load_emulator() if emulator is None else emulator
     if recipe is None:
         recipe = RECIPES.get(jax.default_backend(), RECIPES["gpu"])
+    held = {name: float(value) for name, value in (fixed or {}).items()}
+    make_prior(emulator.label_space, held)  # refuses values beyond the box
+    for name in held:
+        emulator.label_space.index(name)
     spectrograph = _spectrograph(spectrum)
     path = None
     if cache is not None:
-        about = repr((_VERSION, describe(emulator), recipe, seed)).encode()
+        about = repr((_VERSION, describe(emulator), sorted(held.items()), recipe, seed)).encode()
         key = array_hash(tree_to_arrays(spectrograph) | {"about": np.frombuffer(about, np.uint8)})
         path = Path(cache).expanduser() / f"{key[:24]}.h5"
         if path.is_file():
             return CompiledEmulator.load(path, emulator)
     places = _places(spectrograph, emulator)
-    space = emulator.label_space
+    space = learned_box(emulator.label_space, held)
     blank = CompiledSpectra.draw(
         space,
         recipe.hidden,
@@ -127,7 +137,8 @@ def compile_emulator(
         step=float(np.log(places[1] / places[0])),
         key=jax.random.key(seed),
     )
-    draft = CompiledEmulator.build(emulator, blank, spectrograph, np.zeros(0))
+    nothing = np.zeros(0), np.zeros((0, 0))
+    draft = CompiledEmulator.build(emulator, blank, spectrograph, held, *nothing)
     labels = space.sobol(recipe.spectra + recipe.unseen, seed=seed)
     learned, unseen = jnp.asarray(labels[: recipe.spectra]), jnp.asarray(labels[recipe.spectra :])
     with _progress(progress, recipe) as tell:
@@ -139,9 +150,11 @@ def compile_emulator(
             spectra = _draw(draft, learned[start : start + _DRAWS_A_CALL], recipe, tell)
             features.append(_project(network, spectra))
         network = _train(network, learned, jnp.concatenate(features), recipe, seed, tell)
-    error = np.asarray(eqx.filter_jit(network.coefficients)(unseen) - held_out, np.float64)
-    rms = np.sqrt(np.mean(error**2, axis=1))
-    compiled = CompiledEmulator.build(emulator, network, spectrograph, rms)
+    error = eqx.filter_jit(network.coefficients)(unseen) - held_out
+    rms = np.sqrt(np.mean(np.asarray(error, np.float64) ** 2, axis=1))
+    free = np.array([i for i, name in enumerate(space.names) if name not in held])
+    shift = np.asarray(_shifts(network, unseen, error, _pixels(spectrum, draft), free))
+    compiled = CompiledEmulator.build(emulator, network, spectrograph, held, rms, shift)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         compiled.save(path)
@@ -274,6 +287,45 @@ def _train(
             )
         tell("train", _STEPS_A_CALL)
     return eqx.tree_at(lambda n: (n.weights, n.biases), network, weights)
+
+
+def _pixels(spectrum: Any, draft: CompiledEmulator) -> tuple[Array, Array]:
+    """Places of a spectrum's pixels among the coefficients, and the continuum there."""
+    low, high = draft.wavelength_range
+    wavelength = spectrum.wavelength[(spectrum.wavelength > low) & (spectrum.wavelength < high)]
+    return draft.encode(jnp.asarray(wavelength)), Continuum.build(wavelength, 1.0, None).basis
+
+
+@eqx.filter_jit
+def _shifts(network, labels, errors, pixels, free):
+    """By which errors of coefficients displace each free label of a star, in sigma at S/N 100.
+
+    To first order, with velocity and continuum free as well, and a label's box as its prior.
+    """
+    places, basis = pixels
+    space = network.label_space
+    width = jnp.asarray(space.upper)[free] - jnp.asarray(space.lower)[free]
+    prior = jnp.concatenate([12 / width**2, jnp.zeros(1 + basis.shape[1])])
+
+    def one(star):
+        labels, error = star
+
+        def flux(values):
+            whole = labels.at[free].set(values[:-1])
+            return 1.0 - evaluate_spline(network.coefficients(whole), places + values[-1])
+
+        values = jnp.append(labels[free], 0.0)
+        columns = jax.jacfwd(flux)(values)
+        columns = jnp.concatenate([columns, flux(values)[:, None] * basis], axis=1)
+        columns = 100.0 * columns.astype(jnp.float64)
+        off = 100.0 * evaluate_spline(error, places).astype(jnp.float64)
+        precision = columns.T @ columns + jnp.diag(prior)
+        unit = 1 / jnp.sqrt(jnp.diagonal(precision))
+        covariance = jnp.linalg.inv(precision * unit[:, None] * unit)
+        moved = covariance @ (unit * (columns.T @ off))
+        return (moved / jnp.sqrt(jnp.diagonal(covariance)))[: len(free)]
+
+    return jax.lax.map(one, (labels, errors))
 
 
 @contextmanager

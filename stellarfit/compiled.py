@@ -6,6 +6,7 @@ where it ends has the maximum of the parent.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -33,12 +34,15 @@ from emulators.storage import array_hash
 from .instrument import SPLINE_REACH, Instrument, Pixels, Velocities, fine_step, inside
 
 _KIND = "compiled emulator"
-_FORMAT = 1
+_FORMAT = 2
 # A spectrograph that differs by more is another one.
 _RESOLUTION_AGREES, _WIDTH_AGREES = 0.005, 0.02
 STILL = Velocities(0.0, 0.0, 0.0, 0.0)
 # Sigma that a round of anchoring may move labels by, and be the last: what is left may be as much.
-SETTLED = 0.02
+ANCHORED = 0.02
+# Sigma of photon noise that the network may displace labels of 95% of stars by, unanchored.
+TOLERABLE = 0.1
+_HELD = 0.05  # of its box, to either side: what the network knows of a label that is held
 
 
 class Spectrograph(eqx.Module):
@@ -109,16 +113,24 @@ class CompiledEmulator(eqx.Module):
         Which is in the network.
     error_model
         The parent's, as the spectrograph sees its patterns; None where the parent has none.
+    held
+        Labels that are not free, and their values; the network knows them near these alone, enough
+        for its derivatives.
     rms
         Of the spline's coefficients against the parent's, before anchoring, of each of some stars
         that the network did not learn from.
+    shift
+        By which the same stars' labels would be displaced, in sigma of photon noise of S/N 100 a
+        pixel, one column a label that is free.
     """
 
     parent: Emulator
     network: CompiledSpectra
     spectrograph: Spectrograph
     error_model: ErrorModel | None
+    held: tuple[tuple[str, float], ...] = eqx.field(static=True)
     rms: Float64[Array, " unseen"]
+    shift: Float64[Array, "unseen free"]
     instrument: Instrument
     encoding: Any
 
@@ -128,7 +140,9 @@ class CompiledEmulator(eqx.Module):
         parent: Emulator,
         network: CompiledSpectra,
         spectrograph: Spectrograph,
+        held: Mapping[str, float],
         rms: Float64[np.ndarray, " unseen"],
+        shift: Float64[np.ndarray, "unseen free"],
     ) -> "CompiledEmulator":
         """Lay out what is not stored."""
         seen = spectrograph.at(network.wavelength)
@@ -141,12 +155,20 @@ class CompiledEmulator(eqx.Module):
                 (seen.wavelength, _see(instrument, errors)),
             )
         encoding = eqx.filter_jit(parent.encode)(instrument.wavelength)
-        return cls(parent, network, spectrograph, errors, jnp.asarray(rms), instrument, encoding)
+        pairs = tuple(sorted(held.items()))
+        errs = jnp.asarray(rms), jnp.asarray(shift)
+        return cls(parent, network, spectrograph, errors, pairs, *errs, instrument, encoding)
 
     @property
     def label_space(self) -> LabelSpace:
         """The parent's."""
-        return self.network.label_space
+        return self.parent.label_space
+
+    @property
+    def snr_limit(self) -> float:
+        """S/N a pixel up to which the network needs no anchoring: 95% of stars move < 0.1 sigma."""
+        typical = np.percentile(np.abs(np.asarray(self.shift)), 95, axis=0)
+        return 100.0 * TOLERABLE / float(np.max(typical))
 
     @property
     def wavelength_range(self) -> tuple[float, float]:
@@ -174,7 +196,8 @@ class CompiledEmulator(eqx.Module):
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that name parent, network and spectrograph."""
         trees = tree_to_arrays((self.network, self.spectrograph))
-        about = repr((describe(self.parent), self.network.start, self.network.step)).encode()
+        network = self.network
+        about = repr((describe(self.parent), self.held, network.start, network.step)).encode()
         return array_hash(trees | {"about": np.frombuffer(about, np.uint8)})[:12]
 
     def encode(self, wavelength: Float[Array, " pixel"]) -> Any:
@@ -204,7 +227,7 @@ class CompiledEmulator(eqx.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one HDF5 file, without the parent, which `load` is to be given."""
         arrays = {f"network{key}": one for key, one in tree_to_arrays(self.network).items()}
-        arrays["rms"] = np.asarray(self.rms)
+        arrays |= {"rms": np.asarray(self.rms), "shift": np.asarray(self.shift)}
         arrays |= {f"sees{key}": one for key, one in tree_to_arrays(self.spectrograph).items()}
         write_bundle(
             path,
@@ -215,6 +238,7 @@ class CompiledEmulator(eqx.Module):
                 "hidden": [len(bias) for bias in self.network.biases[:-1]],
                 "start": self.network.start,
                 "step": self.network.step,
+                "held": dict(self.held),
                 "name": self.parent.name,
                 "parent": describe(self.parent),
             },
@@ -256,7 +280,7 @@ class CompiledEmulator(eqx.Module):
             )
         basis = jnp.zeros_like(arrays["network.basis"])
         template = CompiledSpectra.draw(
-            parent.label_space,
+            learned_box(parent.label_space, record["held"]),
             record["hidden"],
             basis,
             jnp.zeros_like(arrays["network.mean"]),
@@ -267,7 +291,8 @@ class CompiledEmulator(eqx.Module):
         network = arrays_to_tree(template, _under("network", arrays))
         sees = _under("sees", arrays)
         seen = Spectrograph(*(jnp.asarray(sees[f".{key}"]) for key in _FIELDS))
-        return cls.build(parent, network, seen, arrays["rms"])
+        held, errs = record["held"], (arrays["rms"], arrays["shift"])
+        return cls.build(parent, network, seen, held, *errs)
 
 
 _FIELDS = ("wavelength", "width", "resolution")
@@ -294,6 +319,41 @@ def describe(parent: Emulator) -> list[Any]:
     static = repr(jax.tree.structure(parent.model))
     digest = array_hash({"static": np.frombuffer(static.encode(), np.uint8)})[:12]
     return [parent.fingerprint, digest, *parent.wavelength_range, parent.step]
+
+
+def learned_box(space: LabelSpace, held: Mapping[str, float]) -> LabelSpace:
+    """Where a network knows labels: their box, of those that are held a part about the value."""
+    low, high = np.array(space.lower), np.array(space.upper)
+    for name, value in held.items():
+        i = space.index(name)
+        reach = _HELD * (high[i] - low[i])
+        # Near an end of the box the part is as long as elsewhere.
+        middle = np.clip(value, low[i] + reach, high[i] - reach)
+        low[i], high[i] = middle - reach, middle + reach
+    return LabelSpace(space.names, tuple(low), tuple(high), space.solar_scale)
+
+
+def with_held(
+    emulator: Any, fixed: Mapping[str, float | int] | None, priors: Mapping[Any, Any] | None
+) -> dict[str, float | int]:
+    """What is fixed, with the labels that an emulator was compiled to hold.
+
+    Raises
+    ------
+    InputError
+        One of these is to be free, or held elsewhere.
+    """
+    fixed = dict(fixed or {})
+    if not isinstance(emulator, CompiledEmulator):
+        return fixed
+    asked = [name for key in priors or {} for name in ([key] if isinstance(key, str) else key)]
+    for name, value in emulator.held:
+        if name in asked or fixed.get(name, value) != value:
+            raise InputError(
+                f"fixed: the emulator was compiled with {name} held at {value:g}; leave it there, "
+                "or compile one without"
+            )
+    return dict(emulator.held) | fixed
 
 
 def uncompiled(emulator: Any) -> Any:

@@ -19,7 +19,7 @@ from emulators.errors import InputError
 from emulators.units import SPEED_OF_LIGHT
 from scaling.law import SHIPPED, ScalingLaw
 
-from .compiled import uncompiled
+from .compiled import CompiledEmulator, uncompiled
 from .instrument import Pixels
 from .noise import Noise, NoiseMixture
 
@@ -243,7 +243,13 @@ def push(
 
     space = star.emulator.label_space
     box = jnp.asarray(space.lower), jnp.asarray(space.upper)
-    bent = jax.lax.map(lambda axis: _along(of_labels, labels, axis, box), off.labels.T)
+
+    def bend(axis):
+        return _along(of_labels, labels, axis, box)
+
+    # A compiled emulator takes all at once; of others each spectrum is a work of its own.
+    compiled = isinstance(star.emulator, CompiledEmulator)
+    bent = jax.vmap(bend)(off.labels.T) if compiled else jax.lax.map(bend, off.labels.T)
     # What this fit leaves free takes up its part of them.
     shift = number in star.free
     broadening = shift and not {number + 1, number + 2}.isdisjoint(star.free)
@@ -333,23 +339,31 @@ def mix(
     inverse = jnp.linalg.inv(known.wide * unit[:, None] * unit) * unit[:, None] * unit
     residual -= error.by_free @ (inverse @ known.precision @ (known.mean - values))
     steps = error.by_free @ jnp.linalg.cholesky(0.5 * (inverse + inverse.T))
-    columns = jnp.concatenate([steps, nuisance], axis=1)
+    columns = jnp.concatenate([error.modes, steps, nuisance], axis=1)
     spread = jnp.concatenate([jnp.ones(len(values)), problem.continuum.variance])
 
-    def noise(log_amplitude, log_coherent, floor):
+    def inverse_variance(log_amplitude, log_coherent, floor):
         floor = jnp.maximum(floor * jnp.exp(log_coherent), 1.0)
-        variance = photons + jnp.exp(log_amplitude) * floor * error.variance
+        return weight / (photons + jnp.exp(log_amplitude) * floor * error.variance)
+
+    def noise(log_amplitude, log_coherent, floor):
         return Noise.build(
-            weight / variance, jnp.exp(0.5 * (log_amplitude + log_coherent)) * error.modes
+            inverse_variance(log_amplitude, log_coherent, floor),
+            jnp.exp(0.5 * (log_amplitude + log_coherent)) * error.modes,
         )
 
-    def evidence(noise):
+    def evidence(log_amplitude, log_coherent, floor):
         """Log of the density with the labels integrated out, to first order."""
-        return noise.log_density(residual, columns, spread)
+        # The modes' amplitudes are integrated out with them, which needs one product of columns.
+        alone = Noise.build(
+            inverse_variance(log_amplitude, log_coherent, floor), jnp.zeros((len(residual), 0))
+        )
+        coherent = jnp.full(error.modes.shape[1], jnp.exp(log_amplitude + log_coherent))
+        return alone.log_density(residual, columns, jnp.concatenate([coherent, spread]))
 
     def log_posterior(log_amplitude, log_coherent):
         # How large the residuals are is told by all pixels, each for itself: no floor.
-        told = evidence(noise(log_amplitude, log_coherent, 1.0))
+        told = evidence(log_amplitude, log_coherent, jnp.ones(()))
         return told - 0.5 * ((log_amplitude - center) / sigma) ** 2
 
     grid = center + sigma * jnp.linspace(-_REACH, _REACH, _GRID)
@@ -365,8 +379,9 @@ def mix(
 
     def node(place):
         log_amplitude, log_coherent = place
-        component = noise(log_amplitude, log_coherent, error.floor)
-        return component, log_posterior(log_amplitude, log_coherent) - evidence(component)
+        log_odds = log_posterior(log_amplitude, log_coherent)
+        log_odds -= evidence(log_amplitude, log_coherent, error.floor)
+        return noise(log_amplitude, log_coherent, error.floor), log_odds
 
     components, log_odds = jax.lax.map(node, (log_amplitude, log_coherent))
     # Each node's posterior of the labels counts by how probable the node is, not by what the

@@ -9,7 +9,9 @@ stars do not rotate. Each star has its own frame, shifted by a velocity that is 
 cross-correlation with templates; the velocity that is fitted is what remains.
 """
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from jaxtyping import Bool, Float, Float64
 from emulators.errors import InputError
 from emulators.units import SPEED_OF_LIGHT
 
-from .compiled import SETTLED, CompiledEmulator, Spectrograph
+from .compiled import CompiledEmulator, Spectrograph, with_held
 from .continuum import Continuum
 from .emulator_error import amplitude_prior, default_noise
 from .instrument import Pixels
@@ -33,6 +35,7 @@ from .noise import Noise, NoiseMixture
 from .priors import make_prior
 from .spectrum import Spectrum
 from .templates import Templates
+from .threads import one_blas_thread
 from .velocity import WINDOW
 
 _PASSES = 7  # of searches
@@ -41,11 +44,12 @@ _WRONG = 1.5  # chi^2 a pixel that makes another start worth while
 
 
 class State(NamedTuple):
-    """Where the search of each star ended: what `Engine.draw` starts from."""
+    """Where the search of each star ended, in its frame, and whether at the parent's flux."""
 
     positions: Float64[np.ndarray, "star parameter"]
     v_frame: Float64[np.ndarray, " star"]
     level: Float64[np.ndarray, " star"]
+    anchored: Bool[np.ndarray, " star"]
 
 
 class Found(NamedTuple):
@@ -153,8 +157,8 @@ class Engine(eqx.Module):
         emulator.spectrograph.check(wavelength, example.width, example.resolution)
         if noise is None:
             noise = default_noise(emulator)
-        fixed = dict(fixed or {})
         asked = dict(priors or {})
+        fixed = with_held(emulator, fixed, asked)
         prior, held = make_prior(emulator.label_space, fixed, asked, ())
         if held.get("v_sini") != 0 or held.get("v_mac") != 0:
             raise InputError(
@@ -215,10 +219,10 @@ class Engine(eqx.Module):
         flux, ivar
             On the pixels; an inverse variance of 0 masks one.
         chunk
-            Stars at once. On a GPU 512 or more, on a processor 32.
+            Stars at once: on a GPU 512 or more, on a processor 8 for each core.
         """
         stars = _Pool(self, flux, ivar, chunk)
-        starts, v_frame, level, pixels = stars.run(begin, stars.all)
+        starts, v_frame, level, pixels, snr = stars.run(begin, stars.all)
         positions = starts[:, 0].copy()
         cost, done = np.full(len(flux), np.inf), np.zeros(len(flux), bool)
         for start in range(STARTS):
@@ -236,25 +240,28 @@ class Engine(eqx.Module):
             better = reached < cost
             positions[better], cost[better] = trial[better], reached[better]
             done = cost < 0.5 * _WRONG * pixels
+        anchored = snr > self.emulator.snr_limit
         found: dict[str, Any] = {}
-        active = stars.all
-        for _ in range(_ROUNDS):
-            out = stars.run(settle, active, positions, v_frame, level)
-            for name, part in out._asdict().items():
-                whole = found.setdefault(name, np.zeros((len(flux), *part.shape[1:]), part.dtype))
-                whole[active] = part
-            positions[active] = out.position
-            active = active[(out.moved > SETTLED) | ~out.converged]
-            if not len(active):
-                break
+        for anchor in (False, True):
+            active = np.flatnonzero(anchored == anchor)
+            for i in range(_ROUNDS):
+                if not len(active):
+                    break
+                work = partial(settle, anchor=anchor, last=jnp.asarray(i == _ROUNDS - 1))
+                out = stars.run(work, active, positions, v_frame, level)
+                for name, part in out._asdict().items():
+                    shape = (len(flux), *part.shape[1:])
+                    found.setdefault(name, np.zeros(shape, part.dtype))[active] = part
+                positions[active] = out.position
+                active = active[~out.settled]
         values = found["values"]
         i = self.names.index("v_rad")
         values[:, i] = _add(values[:, i], v_frame)
-        # Anchored elsewhere, the emulator is not known to be right here; without data nothing is.
-        found["converged"] &= found.pop("moved") <= SETTLED
+        # Without data nothing is known.
         found["converged"] &= pixels > len(self.names) + self.problem.continuum.basis.shape[1]
-        del found["position"]
-        return Found(**found, pixels=pixels, state=State(positions, v_frame, level))
+        del found["position"], found["settled"]
+        state = State(positions, v_frame, level, anchored)
+        return Found(**found, pixels=pixels, state=state)
 
     def draw(self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int) -> Draws:
         """Posteriors by importance: draws of the Gaussian at the mode, weighted and smoothed.
@@ -272,9 +279,16 @@ class Engine(eqx.Module):
         """
         stars = _Pool(self, flux, ivar, chunk)
         keys = jax.random.key_data(jax.random.split(jax.random.key(seed), len(flux)))
-        work = partial(draw_weighted, num=num)
-        out = stars.run(work, stars.all, *state, np.asarray(keys))
-        samples, mean, sigma, k_hat = out
+        columns = state.positions, state.v_frame, state.level, np.asarray(keys)
+        found: list[Any] = []
+        for anchor in (False, True):
+            active = np.flatnonzero(state.anchored == anchor)
+            if len(active):
+                work = partial(draw_weighted, num=num, anchor=anchor)
+                found.append((active, stars.run(work, active, *columns)))
+        order = np.argsort(np.concatenate([active for active, _ in found]))
+        parts = zip(*(out for _, out in found), strict=True)
+        samples, mean, sigma, k_hat = (np.concatenate(part)[order] for part in parts)
         i = self.names.index("v_rad")
         samples[:, :, i] = _add(samples[:, :, i], state.v_frame[:, None])
         mean[:, i] = _add(mean[:, i], state.v_frame)
@@ -287,26 +301,31 @@ def _add(one, other):
 
 
 class _Pool:
-    """Stars on the host, worked on in chunks of one size."""
+    """Stars on the host, worked on in chunks of one size; on a processor one for each core."""
 
     def __init__(self, engine, flux, ivar, chunk):
         self.engine, self.chunk = engine, chunk
         self.flux, self.ivar = flux, ivar
         self.all = np.arange(len(flux))
+        on_cpu = jax.default_backend() == "cpu"
+        self.at_once = len(os.sched_getaffinity(0)) if on_cpu else 1
 
     def run(self, work, active, *columns) -> Any:
         """Results of `work` for some stars, rows of `columns` being theirs, on the host."""
-        parts = []
-        for first in range(0, len(active), self.chunk):
-            some = active[first : first + self.chunk]
+
+        def one(first):
             # The last chunk is filled up by repeating a star.
-            full = np.resize(some, self.chunk)
+            full = np.resize(active[first : first + self.chunk], self.chunk)
             out = work(
                 self.engine,
                 jnp.asarray(self.flux[full]),
                 jnp.asarray(self.ivar[full]),
                 *(jnp.asarray(column[full]) for column in columns),
             )
-            parts.append(jax.tree.map(np.asarray, out))
-        num = len(active)
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *parts)
+            return jax.tree.map(np.asarray, out)
+
+        first, *others = range(0, len(active), self.chunk)
+        with one_blas_thread(), ThreadPoolExecutor(self.at_once) as threads:
+            # The first one compiles.
+            parts = [one(first), *threads.map(one, others)]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(active)], *parts)

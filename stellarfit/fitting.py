@@ -13,14 +13,14 @@ from scaling.law import ScalingLaw
 
 from . import flags as flag_table
 from .arms import Arms
-from .compiled import SETTLED, CompiledEmulator, load_emulator
+from .compiled import ANCHORED, CompiledEmulator, load_emulator, with_held
 from .emulator_error import EmulatorError, amplitude_prior, default_noise
 from .flags import Flag, edge_flag
 from .goodness import measure_goodness
 from .laplace import Laplace, laplace
 from .mask import Mismatch
 from .model import Problem
-from .optimize import Optimum, maximize
+from .optimize import SETTLED, Optimum, maximize
 from .priors import VELOCITIES, make_prior
 from .setup import Setup
 from .spectrum import Spectrum
@@ -30,7 +30,6 @@ _STARTS = 3
 _SCOUT_STEPS = 6
 _MAX_STEPS = 60
 _ROUNDS = 6  # of freezing the noise and fitting again, at most
-_SETTLED = 0.05  # change in units of the error below which a further round is needless
 _EDGE = 0.005  # of the width of the box
 _AIR_TO_VACUUM = 83.0  # km/s, the refractive index of air less one as a velocity
 _SLOW = 30.0  # km/s, what most stars nearby do not exceed
@@ -279,6 +278,7 @@ def fit(
     amplitude = amplitude_prior(emulator, noise, law)
     if not isinstance(spectrum, Spectrum):
         spectrum = Arms.gather(spectrum)
+    fixed = with_held(emulator, fixed, priors)
     prior, held = make_prior(emulator.label_space, fixed, priors, _zero_points(spectrum))
     if mask is not None:
         spectrum = spectrum.masked(mask)
@@ -294,7 +294,7 @@ def fit(
         amplitude=amplitude,
     )
     best = _search(setup)
-    settled = SETTLED if isinstance(emulator, CompiledEmulator) else _SETTLED
+    settled = ANCHORED if isinstance(emulator, CompiledEmulator) else SETTLED
     problem, mismatch = setup.photons, None
     for _ in range(_ROUNDS):
         values = setup.prior.values(best.position)

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float64
 
+from .compiled import ANCHORED
 from .emulator_error import mix, push
 from .goodness import chi2_and_dof
 from .instrument import log_shift
 from .laplace import invert
 from .model import Problem
 from .noise import Noise, NoiseMixture
-from .optimize import LARGEST_POSITION, curvature, maximize
+from .optimize import LARGEST_POSITION, SETTLED, curvature, maximize
 from .velocity import WINDOW
 
 STARTS = 3  # templates to start from, where one does not do
@@ -26,18 +27,19 @@ _PEAK_STEPS = 20  # to where a sampler sees the mode, which lies inside of a box
 
 
 class Settled(NamedTuple):
-    """Where stars are after a round; `moved` is by how much, in sigma.
+    """Where stars are after a round, and whether that was their last.
 
-    The others are those of `stellarfit.engine.Found`, values in the frame of each star.
+    The others are those of `stellarfit.engine.Found`, values in the frame of each star; they are
+    blank before the last round.
     """
 
     position: Float64[Array, "star parameter"]
+    settled: Bool[Array, " star"]
     values: Float64[Array, "star parameter"]
     covariance: Float64[Array, "star parameter parameter"]
     photons: Float64[Array, "star parameter parameter"]
     converged: Bool[Array, " star"]
     bad: Bool[Array, " star"]
-    moved: Float64[Array, " star"]
     chi2: Float64[Array, " star"]
     dof: Float64[Array, " star"]
 
@@ -55,7 +57,7 @@ def _each(one, *columns):
 
 @eqx.filter_jit
 def begin(engine: Any, flux: Array, ivar: Array) -> tuple[Array, ...]:
-    """Starting positions, the velocity of each star's frame, its level, its good pixels."""
+    """Starting positions, the velocity of each star's frame, its level, good pixels and S/N."""
     prior = engine.problem.prior
 
     def one(flux, ivar):
@@ -63,8 +65,10 @@ def begin(engine: Any, flux: Array, ivar: Array) -> tuple[Array, ...]:
         level = jnp.nanpercentile(jnp.where(ivar > 0, flux, jnp.nan), 90.0)
         level = jnp.where(level > 0, level, 1.0)
         values, velocity = engine.templates.match(flux / level, ivar * level**2, STARTS)
-        pixels = of_star(engine, flux, ivar, velocity, level).noise.central.num_good
-        return jax.vmap(prior.position)(values), velocity, level, pixels
+        noise = of_star(engine, flux, ivar, velocity, level).noise.central
+        pixels = noise.num_good
+        snr = level * jnp.sqrt(jnp.sum(noise.inverse_variance) / jnp.maximum(pixels, 1.0))
+        return jax.vmap(prior.position)(values), velocity, level, pixels, snr
 
     return _each(one, flux, ivar)
 
@@ -118,18 +122,19 @@ def search(
     return _each(one, flux, ivar, position, v_frame, level)
 
 
-def _frozen(engine, flux, ivar, position, v_frame, level):
-    """The problem with the emulator exact, and its error as it is, at a position; the latter."""
+def _frozen(engine, flux, ivar, position, v_frame, level, anchor):
+    """The problem with the emulator's error as it is at a position; without; and that error."""
     problem = of_star(engine, flux, ivar, v_frame, level)
     values = problem.prior.values(position)
-    labels, *_ = problem.star.split(values)
-    anchored = problem.star.emulator.anchored(labels)
-    problem = eqx.tree_at(lambda p: p.star.emulator, problem, anchored)
+    if anchor:
+        labels, *_ = problem.star.split(values)
+        exact = problem.star.emulator.anchored(labels)
+        problem = eqx.tree_at(lambda p: p.star.emulator, problem, exact)
     if engine.amplitude is None:
         return problem, problem, None
     sees = engine.spectrograph
     sizes = sees.width / sees.wavelength, 1 / sees.resolution
-    error = push(problem, anchored.error_model, values, sizes)
+    error = push(problem, problem.star.emulator.error_model, values, sizes)
     weight = problem.noise.central.inverse_variance
     used = jnp.where(weight > 0, 1.0, 0.0)
     photons = 1 / jnp.where(weight > 0, weight, 1.0)
@@ -139,29 +144,58 @@ def _frozen(engine, flux, ivar, position, v_frame, level):
 
 @eqx.filter_jit
 def settle(
-    engine: Any, flux: Array, ivar: Array, position: Array, v_frame: Array, level: Array
+    engine: Any,
+    flux: Array,
+    ivar: Array,
+    position: Array,
+    v_frame: Array,
+    level: Array,
+    *,
+    anchor: bool,
+    last: bool | Array,
 ) -> Settled:
-    """Freeze the noise where a star is, and go to the maximum from there."""
+    """Freeze the noise where a star is, and go to the maximum from there.
+
+    Parameters
+    ----------
+    anchor
+        Have the parent's flux there.
+    last
+        Whether there will be no further round.
+    """
 
     def one(flux, ivar, position, v_frame, level):
-        problem, bare, error = _frozen(engine, flux, ivar, position, v_frame, level)
+        problem, bare, error = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
         best = maximize(problem, position, 0.0, _STEPS)
-        peak = maximize(problem, best.position, 1.0, _PEAK_STEPS)
-        slope = problem.prior.slope(peak.position)
-        whole, bad = invert(peak.curvature.hessian)
-        alone, worse = invert(curvature(bare, peak.position, jnp.ones(())).hessian)
-        sigma = jnp.sqrt(jnp.diagonal(invert(best.curvature.hessian)[0]))
-        moved = jnp.max(jnp.abs(jnp.clip(best.position, -6, 6) - jnp.clip(position, -6, 6)) / sigma)
-        values = problem.prior.values(best.position)
-        outer = slope[:, None] * slope
-        chi2, dof = _goodness(engine, bare, error, values)
-        return Settled(
-            best.position, values, whole * outer, alone * outer,
-            best.converged & peak.converged, bad | worse,
-            moved, chi2, dof,
-        )  # fmt: skip
+        if anchor or error is not None:
+            sigma = jnp.sqrt(jnp.diagonal(invert(best.curvature.hessian)[0]))
+            moves = jnp.clip(best.position, -6, 6) - jnp.clip(position, -6, 6)
+            still = jnp.max(jnp.abs(moves) / sigma) <= (ANCHORED if anchor else SETTLED)
+        else:
+            still = True  # nothing was frozen
+        settled = best.converged & still
+
+        def finish():
+            return _measure(engine, problem, bare, error, best)
+
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
+        found, at_peak = jax.lax.cond(settled | last, finish, lambda: blank)
+        return Settled(best.position, settled, *found[:3], settled & at_peak, *found[3:])
 
     return _each(one, flux, ivar, position, v_frame, level)
+
+
+def _measure(engine, problem, bare, error, best):
+    """Values, covariance and goodness at a maximum; and whether a sampler would find one."""
+    peak = maximize(problem, best.position, 1.0, _PEAK_STEPS)
+    slope = problem.prior.slope(peak.position)
+    outer = slope[:, None] * slope
+    whole, bad = invert(peak.curvature.hessian)
+    alone, worse = invert(curvature(bare, peak.position, jnp.ones(())).hessian)
+    values = problem.prior.values(best.position)
+    goodness = _goodness(engine, bare, error, values)
+    found = values, whole * outer, alone * outer, bad | worse, *goodness
+    return found, peak.converged
 
 
 def _goodness(engine, bare, error, values):
@@ -185,13 +219,15 @@ def draw_weighted(
     v_frame: Array,
     level: Array,
     key: Array,
+    *,
     num: int,
+    anchor: bool,
 ) -> tuple[Array, ...]:
     """Draws of the Gaussian at the mode, their weights, and k-hat."""
     from blackjax.diagnostics import psis_weights
 
     def one(flux, ivar, position, v_frame, level, key):
-        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level)
+        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
         peak = maximize(problem, position, 1.0, _PEAK_STEPS)
         covariance, _ = invert(peak.curvature.hessian)
         scale = jnp.linalg.cholesky(covariance)

@@ -16,6 +16,8 @@ from .model import Problem
 
 # Positions are kept within +-8: there a value is within 0.03% of its box's edge.
 LARGEST_POSITION = 8.0
+# Change in sigma below which it is needless to freeze the noise anew.
+SETTLED = 0.05
 _LARGEST_STEP = 2.0
 # Half the squared distance to the maximum, in posterior sigma: 0.01 sigma and 0.1 sigma.
 _GOOD_ENOUGH = 5e-5

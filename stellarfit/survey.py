@@ -18,7 +18,7 @@ from emulators.storage import array_hash
 from . import __version__
 from .arms import ZERO_POINT
 from .catalog import SCHEMA, header, kind_of, read_catalog
-from .compiled import load_emulator
+from .compiled import load_emulator, with_held
 from .emulator_error import amplitude_prior, default_noise
 from .fit_stars import Tell, fit_stars
 from .merge import merge_survey
@@ -291,7 +291,8 @@ def _check_fitting(emulator: Any, fitting: Mapping[str, Any]) -> None:
     names = [name for key in keys for name in ([key] if isinstance(key, str) else key)]
     # Which arms there are, only the stars can tell.
     arms = sorted({name for name in names if name.startswith(ZERO_POINT)})
-    make_prior(emulator.label_space, fitting["fixed"], fitting["priors"], arms)
+    fixed = with_held(emulator, fitting["fixed"], fitting["priors"])
+    make_prior(emulator.label_space, fixed, fitting["priors"], arms)
     amplitude_prior(emulator, fitting["noise"])
 
 

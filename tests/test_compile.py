@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 import pytest
 from fake_star import TRUTH, fake_star
 from scipy.interpolate import make_interp_spline
+from scipy.optimize import least_squares
 from tiny import LABELS, tiny_emulator
 
 import stellarfit as sf
@@ -81,6 +82,84 @@ def test_the_error_told_is_that_of_stars_it_did_not_see(compiled):
     told = np.sqrt(np.mean(np.asarray(compiled.rms) ** 2))
     assert 0.7 * found < told < 1.4 * found
     assert told < 0.02
+
+
+def test_the_displacement_told_is_that_of_a_fit(parent, compiled):
+    """A least-squares fit of the network, not anchored, to the parent's spectra."""
+    star = fake_star({"v_sini": 0.01, "v_rad": 0.0}, noise_free=True, level=1.0)
+    low, high = compiled.wavelength_range
+    wavelength = star.wavelength[(star.wavelength > low) & (star.wavelength < high)]
+    places = compiled.encode(jnp.asarray(wavelength))
+    x = np.linspace(-1, 1, len(wavelength))
+    basis = np.polynomial.chebyshev.chebvander(x, 2)
+    labels = LABELS.sobol(RECIPE.spectra + RECIPE.unseen, seed=0)[RECIPE.spectra :]
+    flux = eqx.filter_jit(lambda values: compiled.network.flux_at(values[:4], places, values[4]))
+    checked = 0
+    for one, told in zip(labels, np.asarray(compiled.shift), strict=True):
+        inside_box = np.all(np.abs(np.asarray(LABELS.to_unit(one)) - 0.5) < 0.4)
+        if checked == 4 or not inside_box or np.abs(told).max() < 0.1:
+            continue
+        exact = 1 - np.asarray(evaluate_spline(compiled.exact(jnp.asarray(one)), places))
+        width = np.array(LABELS.upper) - np.array(LABELS.lower)
+        scale = np.append(width, compiled.step)
+
+        def off(x, one=one, exact=exact, scale=scale):
+            free = x - 1
+            values = jnp.asarray(np.append(one, 0.0) + free[:5] * scale)
+            residual = 100 * (np.asarray(flux(values)) * (1 + basis @ free[5:]) - exact)
+            # The box of a label counts as a normal prior of its variance.
+            return np.append(residual, free[:4] * np.sqrt(12))
+
+        # The network is in single precision: a step of a thousandth of the box, from 1.
+        best = least_squares(off, np.ones(8), diff_step=1e-3)
+        sigma = np.sqrt(np.diagonal(np.linalg.inv(best.jac.T @ best.jac)))
+        found = (best.x[:4] - 1) / sigma[:4]
+        np.testing.assert_allclose(found, told, atol=0.05 + 0.1 * np.abs(told).max())
+        checked += 1
+    assert checked == 4
+
+
+def test_the_limit_is_where_it_is_tolerable(compiled):
+    typical = np.percentile(np.abs(np.asarray(compiled.shift)), 95, axis=0).max()
+    assert compiled.snr_limit / 100 * typical == pytest.approx(0.1)
+
+
+def test_labels_may_be_held(parent, tmp_path):
+    star = fake_star({"v_sini": 0.01}, start=5152.6, stop=5161.2)
+    held = {"logg": 3.0}
+    compiled = compile_emulator(
+        star, parent, fixed=held, recipe=RECIPE, cache=tmp_path, progress=False
+    )
+    assert compiled.held == (("logg", 3.0),) and compiled.shift.shape[1] == 3
+    fit = sf.fit(star, compiled, fixed={"v_sini": 0.0})
+    assert fit.fixed["logg"] == 3.0 and "logg" not in fit.names
+    other = sf.fit(star, parent, fixed={"v_sini": 0.0} | held, mask=~fit.spectrum.good)
+    names = ["teff", "fe_h", "mg_fe"]
+    where, there = ([f.names.index(name) for name in names] for f in (fit, other))
+    shift = (fit.values[where] - other.values[there]) / other.error[there]
+    assert np.abs(shift).max() < 0.1
+    # Its derivative by a label that is held is known: the error model asks for it.
+    place = compiled.encode(jnp.asarray(star.wavelength[40:-40]))
+
+    def slope(coefficients):
+        step = jnp.zeros(4).at[1].set(0.1)
+        ends = [coefficients(LABELS_OF_A_STAR + sign * step) for sign in (1, -1)]
+        return np.asarray(evaluate_spline(ends[0] - ends[1], place))
+
+    exact, found = slope(compiled.exact), slope(compiled.network.coefficients)
+    assert np.std(found - exact) < 0.15 * np.std(exact)
+    for options in ({"fixed": {"logg": 2.0}}, {"priors": {"logg": dist.Uniform(2.0, 4.0)}}):
+        with pytest.raises(InputError, match="compiled with logg held at 3"):
+            sf.fit(star, compiled, **options)
+    again = compile_emulator(
+        star, parent, fixed=held, recipe=RECIPE, cache=tmp_path, progress=False
+    )
+    assert again.fingerprint == compiled.fingerprint and again.held == compiled.held
+    np.testing.assert_array_equal(again.shift, compiled.shift)
+    with pytest.raises(InputError, match="logg = 9 is outside"):
+        compile_emulator(star, parent, fixed={"logg": 9.0}, recipe=RECIPE, cache=None)
+    with pytest.raises(InputError, match="unknown label 'v_sini'"):
+        compile_emulator(star, parent, fixed={"v_sini": 0.0}, recipe=RECIPE, cache=None)
 
 
 def test_broadening_is_that_of_the_parent(parent, compiled):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import emulators  # noqa: F401  switches JAX to 64-bit types
 from stellarfit.noise import Noise
 
 NUM, MODES, COLUMNS = 60, 4, 3
