@@ -1,6 +1,6 @@
 """How fast are surveys: mode and covariance, then posteriors by importance, of simulated stars.
 
-    python benchmarks/survey_speed.py --out OUT [--stars 100000] [--chunk 1024] [--compiled fast.h5]
+    python benchmarks/survey_speed.py --out OUT [--stars 100000] [--compiled fast.h5] [--peer 200]
 
 2,000 pixels at R = 20,000; 10 labels, the velocity and four coefficients of the continuum are
 free; S/N 20 to 200 a pixel; 5% junk. Spectra are those of the emulator that the compiled one was
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)
+
+from curve_fit_peer import Network, fit_stars  # noqa: E402
 
 from emulators.compiled_spectra import evaluate_spline  # noqa: E402
 from emulators.emulator import load_emulator  # noqa: E402
@@ -132,7 +134,7 @@ def parents_shift(engine: Engine, stars: dict, found: Any, num: int) -> np.ndarr
         step(
             engine,
             *(jnp.asarray(part[:num]) for part in (stars["flux"], stars["ivar"])),
-            *(jnp.asarray(part[:num]) for part in state),
+            *(jnp.asarray(part[:num]) for part in state[:3]),
         )  # fmt: skip
     )
 
@@ -160,12 +162,14 @@ class Parent(eqx.Module):
 
 
 def main() -> None:
+    on_cpu = jax.default_backend() == "cpu"
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--emulator", default="fgk-mgb-s")
     parser.add_argument("--stars", type=int, default=100_000)
     parser.add_argument("--posteriors", type=int, default=20_000)
-    parser.add_argument("--chunk", type=int, default=1024)
+    parser.add_argument("--chunk", type=int, default=8 if on_cpu else 512)
+    parser.add_argument("--peer", type=int, default=0, help="stars that curve_fit gets as well")
     parser.add_argument("--recipe", choices=RECIPES, default=jax.default_backend())
     parser.add_argument("--compiled", type=Path)
     parser.add_argument("--noise", default="law")
@@ -206,6 +210,9 @@ def main() -> None:
                 break
             num = min(8 * num, arguments.stars)
         report(engine, stars, found, num, noise)
+        tell(what="anchored", noise=noise, share=np.mean(found.state.anchored))
+        if noise == "none" and arguments.peer:
+            compare_with_peer(engine, stars, found, num / seconds, arguments.peer)
         if noise == "none":
             shift = np.abs(parents_shift(engine, stars, found, min(num, 256)))
             good = ~stars["junk"][: len(shift)] & found.converged[: len(shift)]
@@ -238,13 +245,41 @@ def main() -> None:
     )  # fmt: skip
 
 
+def compare_with_peer(
+    engine: Engine, stars: dict, found: Any, ours_a_second: float, num: int
+) -> None:
+    """The first stars again, by a Payne-style network and curve_fit: times, and scatter."""
+    names = tuple(name for name in engine.names if name != "v_rad")
+    began = time.perf_counter()
+    network = Network(engine.emulator, names, WAVELENGTH, 3)
+    tell(what="peer: training", seconds=time.perf_counter() - began)
+    peer = fit_stars(network, WAVELENGTH, stars, num)
+    truth = truths(engine, stars, num)
+    star = ~stars["junk"][:num]
+    ours, theirs = (
+        np.nanmedian(np.abs(values[:num] - truth)[star], axis=0)
+        for values in (found.values, peer["values"])
+    )
+    a_second = num / peer["seconds"]
+    tell(
+        what="peer: curve_fit", stars=num, stars_per_second=a_second,
+        times_as_fast=ours_a_second / a_second,
+        failed=np.mean(np.isnan(peer["values"][star, 0])),
+        scatter_ours_over_theirs=dict(zip(engine.names, (ours / theirs).round(3), strict=True)),
+    )  # fmt: skip
+
+
+def truths(engine: Engine, stars: dict, num: int) -> np.ndarray:
+    """Values of the free parameters, the velocity last."""
+    space = engine.emulator.label_space
+    names = [name for name in engine.names if name != "v_rad"]
+    labels = stars["labels"][:num, [space.index(name) for name in names]]
+    return np.column_stack([labels, stars["velocity"][:num]])
+
+
 def report(engine: Engine, stars: dict, found: Any, num: int, noise: str) -> None:
     """Errors in units of what is said, and what becomes of junk."""
-    names = [name for name in engine.names if name != "v_rad"]
-    space = engine.emulator.label_space
-    truth = np.column_stack(
-        [*(stars["labels"][:num, space.index(name)] for name in names), stars["velocity"][:num]]
-    )
+    truth = truths(engine, stars, num)
     sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
     z = np.abs(found.values - truth) / sigma
     star, junk = ~stars["junk"][:num], stars["junk"][:num]
