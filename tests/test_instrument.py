@@ -126,7 +126,9 @@ def test_the_narrowest_lines_are_sampled(resolution):
     def seen(step):
         instrument = Instrument.build(wavelength, width, resolution, step=step, velocities=ROOM)
         x = np.log(np.asarray(instrument.wavelength))[:, None] - centers
-        depth = np.max(0.8 * -np.expm1(-3.0 * np.exp(-0.5 * (x / (0.85 / 299792.458)) ** 2)), axis=1)
+        depth = np.max(
+            0.8 * -np.expm1(-3.0 * np.exp(-0.5 * (x / (0.85 / 299792.458)) ** 2)), axis=1
+        )
         return np.asarray(instrument.to_pixels(jnp.asarray(depth)))
 
     step = fine_step(1e-5, resolution)
