@@ -12,6 +12,7 @@ from fake_star import compile_tiny, fake_star
 import stellarfit as sf
 from stellarfit import fit_together as together
 from stellarfit.catalog import make_catalog, read_catalog
+from stellarfit.cli import main
 from stellarfit.flags import Flag
 from stellarfit.readers import read_spectrum
 from stellarfit.survey import run_survey
@@ -34,9 +35,9 @@ def emulator():
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Four stars of the same pixels, one of them damaged and one partly masked; one of others."""
+    """Five stars of the same pixels: one has a gap, one no light, one is damaged; one of others."""
     folder = tmp_path_factory.mktemp("spectra")
-    paths = [folder / f"star{i}.fits" for i in range(5)]
+    paths = [folder / f"star{i}.fits" for i in range(6)]
     for i, (v_rad, teff, start, snr) in STARS.items():
         truth = {"v_sini": 0.01, "v_rad": v_rad, "teff": teff}
         star = fake_star(truth, seed=i, start=start, stop=5161.2, snr=snr)
@@ -44,6 +45,8 @@ def sources(tmp_path_factory):
         if i == 1:
             flux[25:40], ivar[40:60] = np.nan, 0.0
         Table({"wave": star.wavelength, "flux": flux, "ivar": ivar}).write(paths[i])
+        if i == 0:
+            Table({"wave": star.wavelength, "flux": -flux, "ivar": ivar}).write(paths[5])
     paths[2].write_bytes(paths[0].read_bytes()[:8000])
     return paths
 
@@ -65,7 +68,7 @@ def out(sources, emulator, small_chunks, tmp_path_factory):
         patch.setattr("stellarfit.fit_stars.fit", None)
         patch.setattr("stellarfit.survey_progress.Progress.add", lambda _, *n: told.append(n))
         run_survey(sources, emulator, out=out, part_size=3, **READING, **FITTING)
-    assert sorted(told) == [(1, 0)] * 4 + [(1, 1)]
+    assert sorted(told) == [(1, 0)] * 4 + [(1, 1)] * 2
     return out
 
 
@@ -104,20 +107,39 @@ def test_rows_are_those_of_single_fits(out, sources, emulator):
     np.testing.assert_allclose(found["p_value"][:3], one["p_value"][:3], atol=0.02)
 
 
-def test_a_damaged_star_is_a_row_that_says_why(out):
-    row = read_catalog(out)[2]
-    assert row["result_flags"] == int(Flag.FAILED) and "cut short" in row["reason"]
+@pytest.mark.parametrize(("place", "reason"), [(2, "cut short"), (5, "a positive continuum")])
+def test_a_star_that_cannot_be_fitted_is_a_row_that_says_why(out, place, reason):
+    row = read_catalog(out)[place]
+    assert row["result_flags"] == int(Flag.FAILED) and reason in row["reason"]
     assert np.isnan(row["teff"])
+
+
+def copy_parts(out, again, *names):
+    """A survey that was stopped with these parts there."""
+    folder = Path(f"{again}.parts")
+    folder.mkdir()
+    for name in ("manifest.json", "stars.parquet", *names):
+        (folder / name).write_bytes((Path(f"{out}.parts") / name).read_bytes())
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_rows(out, sources, emulator, tmp_path):
     again = tmp_path / "catalog.fits"
-    folder = Path(f"{again}.parts")
-    folder.mkdir()
-    for name in ("manifest.json", "stars.parquet", "part-00001.parquet"):
-        (folder / name).write_bytes((Path(f"{out}.parts") / name).read_bytes())
+    copy_parts(out, again, "part-00001.parquet")
+    built = together._share.cache_info().misses
     options = {"part_size": 3, "progress": False, "resume": True, **READING, **FITTING}
     sf.fit_survey(sources, emulator, out=again, **options)
+    assert again.read_bytes() == out.read_bytes()
+    assert together._share.cache_info().misses == built
+
+
+def test_the_command_line_asks_for_the_same(out, sources, emulator, tmp_path, monkeypatch):
+    monkeypatch.setattr("stellarfit.compiled.load_emulator", lambda *_: emulator)
+    again = tmp_path / "catalog.fits"
+    copy_parts(out, again, "part-00000.parquet", "part-00001.parquet")
+    arguments = [*map(str, sources), "--out", str(again), "--medium", "vacuum", "--json"]
+    arguments += ["--resolution", "47000", "--part-size", "3", "--fix", "v_sini=0", "--resume"]
+    assert main(["survey", *arguments]) == 2  # robust now
+    assert main(["survey", *arguments, "--no-robust"]) == 0
     assert again.read_bytes() == out.read_bytes()
 
 
