@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--emulator", default="fgk-mgb-s")
     parser.add_argument("--stars", type=int, default=100_000)
     parser.add_argument("--posteriors", type=int, default=20_000)
-    parser.add_argument("--chunk", type=int, default=8 if on_cpu else 512)
+    parser.add_argument("--chunk", type=int, default=4 if on_cpu else 512)
     parser.add_argument("--peer", type=int, default=0, help="stars that curve_fit gets as well")
     parser.add_argument("--recipe", choices=RECIPES, default=jax.default_backend())
     parser.add_argument("--compiled", type=Path)

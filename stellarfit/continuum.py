@@ -58,8 +58,7 @@ class Continuum(eqx.Module):
         """
         low, high = float(wavelength.min()), float(wavelength.max())
         if degree is None:
-            span = (high - low) / _ANGSTROM_PER_DEGREE
-            degree = int(np.clip(np.ceil(span), _SMALLEST_DEFAULT, _LARGEST_DEFAULT))
+            degree = default_degree(wavelength)
         if degree < 0:
             raise InputError(f"continuum_degree: {degree}; give 0 or more")
         x = 2 * (wavelength - low) / max(high - low, 1e-9) - 1
@@ -78,3 +77,26 @@ class Continuum(eqx.Module):
             mean=jnp.asarray(np.concatenate([part.mean for part in parts])),
             variance=jnp.asarray(np.concatenate([part.variance for part in parts])),
         )
+
+
+def default_degree(wavelength: Float64[np.ndarray, " pixel"]) -> int:
+    """The degree of `Continuum.build` where none is asked for."""
+    span = float(np.ptp(wavelength)) / _ANGSTROM_PER_DEGREE
+    return int(np.clip(np.ceil(span), _SMALLEST_DEFAULT, _LARGEST_DEFAULT))
+
+
+def rough_level(flux: Float64[np.ndarray, " pixel"]) -> float:
+    """The level of the continuum of good pixels, in the unit of the flux.
+
+    Raises
+    ------
+    InputError
+        It is not positive.
+    """
+    level = float(np.percentile(flux, 90))
+    if not level > 0:
+        raise InputError(
+            f"flux: the 90th percentile of the good pixels is {level:g}; a spectrum to be "
+            "fitted has a positive continuum"
+        )
+    return level

@@ -219,7 +219,7 @@ class Engine(eqx.Module):
         flux, ivar
             On the pixels; an inverse variance of 0 masks one.
         chunk
-            Stars at once: on a GPU 512 or more, on a processor 8 for each core.
+            Stars at once: on a GPU 512 or more, on a processor 4 for each core.
         """
         stars = _Pool(self, flux, ivar, chunk)
         starts, v_frame, level, pixels, snr = stars.run(begin, stars.all)

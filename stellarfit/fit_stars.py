@@ -1,5 +1,10 @@
-"""Rows of a catalogue from stars, one after another; a star that fails is a row that says why."""
+"""Rows of a catalogue from stars, in lockstep where they can be fitted together, else one by one.
 
+A star that fails is a row that says why.
+"""
+
+import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +14,10 @@ import jax
 from emulators.errors import InputError, one_line
 
 from .catalog import failed_row, result_row, widen_row
+from .fit_together import can_fit_together, fit_together, hash_pixels
 from .fitting import fit
 from .sources import Source, read_stars
+from .spectrum import Spectrum
 
 # Told how many stars are done more, and how many of these failed.
 Tell = Callable[[int, int], None]
@@ -29,6 +36,9 @@ def fit_stars(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read and fit stars.
 
+    Where `stellarfit.fit_together.can_fit_together` says so, those that are a single `Spectrum` are
+    fitted in lockstep with those of the same pixels, however few these are.
+
     Parameters
     ----------
     stars
@@ -37,7 +47,7 @@ def fit_stars(
     reading, fitting
         Arguments of `stellarfit.read_spectrum` and of `stellarfit.fit`.
     tell
-        Told of every star.
+        Told of every star, once it is done.
 
     Returns
     -------
@@ -47,23 +57,56 @@ def fit_stars(
         The parameters that the rows' covariances are over.
     """
     labels = list(emulator.label_space.names)
-    found = []
-    for star, spectrum in read_stars(stars, reading):
-        row, own, reason = _fit_one(star, spectrum, emulator, fitting, labels)
-        found.append((row | {"source": star.path, "row": star.row, "reason": reason}, own))
+    together = can_fit_together(emulator, fitting)
+    found: dict[int, tuple[dict[str, Any], list[str]]] = {}
+    groups: dict[str, list[tuple[int, Spectrum]]] = {}
+
+    def finish(i: int, spectrum: Any, find: Callable[[], Any]) -> None:
+        row, own, reason = _row_of(stars[i], spectrum, find, labels)
+        found[i] = row | {"source": stars[i].path, "row": stars[i].row, "reason": reason}, own
         tell(1, int(bool(reason)))
-    parameters = list(dict.fromkeys([*labels, *(name for _, own in found for name in own)]))
-    return [widen_row(row, own, parameters) for row, own in found], parameters
+
+    for i, (_, spectrum) in enumerate(read_stars(stars, reading)):
+        if together and isinstance(spectrum, Spectrum):
+            groups.setdefault(hash_pixels(spectrum), []).append((i, spectrum))
+        else:
+            finish(i, spectrum, functools.partial(_fit_alone, spectrum, emulator, fitting))
+    for group in groups.values():
+        finds = _fit_group([spectrum for _, spectrum in group], emulator, fitting)
+        for (i, spectrum), find in zip(group, finds, strict=True):
+            finish(i, spectrum, find)
+    rows = [found[i] for i in range(len(stars))]
+    parameters = list(dict.fromkeys([*labels, *(name for _, own in rows for name in own)]))
+    return [widen_row(row, own, parameters) for row, own in rows], parameters
 
 
-def _fit_one(star, spectrum, emulator, fitting, labels) -> tuple[dict[str, Any], list[str], str]:
+def _fit_group(spectra, emulator, fitting) -> list[Callable[[], Any]]:
+    """Of each star its result, by itself where these cannot be fitted together."""
+    try:
+        _forget_compilations()
+        return fit_together(spectra, emulator, fitting)
+    # Whatever it is, a single fit says it of the star that it is wrong with, and fits the others.
+    except Exception as error:
+        if not isinstance(error, InputError):
+            warnings.warn(
+                f"{len(spectra)} stars are fitted one by one, not together: {_reason(error, '')}",
+                stacklevel=2,
+            )
+        return [functools.partial(_fit_alone, one, emulator, fitting) for one in spectra]
+
+
+def _fit_alone(spectrum, emulator, fitting) -> Any:
+    _forget_compilations()
+    return fit(spectrum, emulator, **fitting)
+
+
+def _row_of(star, spectrum, find, labels) -> tuple[dict[str, Any], list[str], str]:
     name = star.path
     try:
         if isinstance(spectrum, Exception):
             raise spectrum
         name = spectrum.name or name
-        _forget_compilations()
-        row, own = result_row(fit(spectrum, emulator, **fitting))
+        row, own = result_row(find())
         return row, own, ""
     # Whatever one star brings up, the others are fitted.
     except Exception as error:

@@ -15,8 +15,8 @@ from . import flags as flag_table
 from .arms import Arms
 from .compiled import ANCHORED, CompiledEmulator, load_emulator, with_held
 from .emulator_error import EmulatorError, amplitude_prior, default_noise
-from .flags import Flag, edge_flag
 from .goodness import measure_goodness
+from .judge import Result, judge
 from .laplace import Laplace, laplace
 from .mask import Mismatch
 from .model import Problem
@@ -30,39 +30,14 @@ _STARTS = 3
 _SCOUT_STEPS = 6
 _MAX_STEPS = 60
 _ROUNDS = 6  # of freezing the noise and fitting again, at most
-_EDGE = 0.005  # of the width of the box
-_AIR_TO_VACUUM = 83.0  # km/s, the refractive index of air less one as a velocity
-_SLOW = 30.0  # km/s, what most stars nearby do not exceed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
+class Fit(Result):
     """The most probable labels of one star, their errors, and all that went into them.
 
     Attributes
     ----------
-    names : tuple of str
-        Free parameters: labels in the emulator's order, then ``v_rad``, ``v_sini``, ``v_mac``,
-        then zero points of arms.
-    values : [parameter]
-        At the maximum of the posterior per unit of the labels (MAP).
-    covariance : [parameter, parameter]
-        Laplace approximation with everything included; `error` is the square root of its diagonal.
-    error_stat, error_emulator, error_mismatch : [parameter]
-        The error budget: what photon noise alone would give, what the emulator's error adds, and
-        what model mismatch adds where it was found; the squares add up to that of `error`.
-        `error_sys` is the last two together. Emulator errors are alike for similar stars: over a
-        sample they do not average down.
-    fixed : dict
-        Parameters held, and their values.
-    chi2, dof
-        With photon noise and the emulator's covariance as it was expected to be, so a model, or an
-        emulator, that misses the data shows; pixels less parameters and continuum coefficients.
-    dof_effective, p_value
-        Degrees of freedom that the fit really left, and the chance of a `chi2` at least as large,
-        where pixels are independent: see `stellarfit.goodness`.
-    flags : int
-        Bits of `stellarfit.flags.Flag`.
     model_flux, continuum : [pixel]
         On the pixels of `spectrum`, in the unit of its flux; NaN where the model does not reach.
         ``spectrum.split`` sorts them by arm.
@@ -70,48 +45,26 @@ class Fit:
         Factor on the pixel's weight by the rule of `stellarfit.mask`; 0 where not fitted.
     mismatch : float
         Scatter of log gf found by that rule [dex]; 0 where the model explains the data.
-    spectrum : Spectrum or Arms
-        As given, with the pixels that were not fitted marked; `stellarfit.arms.Arms` of several.
     laplace : Laplace
         The Gaussian in unbounded coordinates that samplers start from.
     problem : Problem
         Data, model, noise and prior as they stood at the end.
     setup : Setup
         What it was made from.
+
+    See Also
+    --------
+    stellarfit.judge.Result : labels, errors, chi^2 and flags, which a `Fit` has as well.
     """
 
-    names: tuple[str, ...]
-    values: Float64[np.ndarray, " parameter"]
-    covariance: Float64[np.ndarray, "parameter parameter"]
-    error_stat: Float64[np.ndarray, " parameter"]
-    error_emulator: Float64[np.ndarray, " parameter"]
-    error_mismatch: Float64[np.ndarray, " parameter"]
-    fixed: dict[str, float]
-    chi2: float
-    dof: int
-    dof_effective: float
-    p_value: float
-    flags: int
     model_flux: Float64[np.ndarray, " pixel"]
     continuum: Float64[np.ndarray, " pixel"]
     weight: Float64[np.ndarray, " pixel"]
     mismatch: float
-    spectrum: Any
-    emulator: Any
     laplace: Laplace
     problem: Problem = field(repr=False)
     setup: Setup = field(repr=False)
     seconds: float
-
-    @property
-    def error(self) -> Float64[np.ndarray, " parameter"]:
-        """One sigma of each parameter, everything included."""
-        return np.sqrt(np.diagonal(self.covariance))
-
-    @property
-    def error_sys(self) -> Float64[np.ndarray, " parameter"]:
-        """Of each parameter, by the emulator and by model mismatch together."""
-        return np.hypot(self.error_emulator, self.error_mismatch)
 
     @property
     def table(self) -> Any:
@@ -335,11 +288,6 @@ def _search(setup: Setup) -> Optimum:
     return maximize(setup.photons, best.position, 0.0, _MAX_STEPS)
 
 
-def _is_of_another_medium(v_rad: float) -> bool:
-    """Whether a slow star would have this velocity if air and vacuum had been mixed up [km/s]."""
-    return bool(abs(abs(v_rad) - _AIR_TO_VACUUM) < _SLOW)
-
-
 def _moved(before: Optimum, after: Optimum) -> float:
     """Largest change between two optima in units of the error, in unbounded positions."""
     covariance = laplace(after.position, after.curvature.hessian).covariance
@@ -365,78 +313,33 @@ def _report(
     """
     prior, spectrum = setup.prior, setup.spectrum
     values = np.asarray(prior.values(best.position))
-    *_, gaussian = gaussians
-    covariance = gaussian.label_covariance(prior)
-    variances = [np.diagonal(one.label_covariance(prior)) for one in gaussians]
-    if mismatch is None:
-        variances.append(variances[-1])
-    # A part may come out a hair above the whole: by rounding, or where down-weighted pixels leave
-    # more room to the emulator's error than to the photons'.
-    stat, known, whole = np.minimum.accumulate(variances[::-1])[::-1]
-    stat, emulator_error = np.sqrt(stat), np.sqrt(known - stat)
-    by_mismatch = np.sqrt(whole - known)
-    systematic = np.hypot(emulator_error, by_mismatch)
     flux, continuum = setup.predict(problem, values)
     expected = setup.expected(emulator_covariance)
-    chi2, dof_effective, p_value = measure_goodness(expected, values, emulator_covariance)
-    dof = len(setup.keep) - len(values) - len(problem.continuum.mean)
     weight = np.zeros(len(spectrum))
     weight[setup.keep] = 1.0 if mismatch is None else mismatch.weight
-
-    flags = Flag(0)
-    if not bool(best.converged):
-        flags |= Flag.NOT_CONVERGED
-    if any(one.bad for one in gaussians):
-        flags |= Flag.BAD_HESSIAN
-    unit = (values - np.asarray(prior.lower)) / np.asarray(prior.upper - prior.lower)
-    for name, fraction in zip(prior.names, unit, strict=True):
-        # A star may well not rotate: only the upper end of the broadening is an edge.
-        low = name not in ("v_sini", "v_mac") and fraction < _EDGE
-        if low or fraction > 1 - _EDGE:
-            flags |= edge_flag(name)
-    if not 0.5 < chi2 / max(dof, 1) < 2.0:
-        flags |= Flag.BAD_CHI2
-    if spectrum.snr < 10:
-        flags |= Flag.LOW_SNR
-    if len(setup.keep) < 10 * len(values):
-        flags |= Flag.FEW_PIXELS
-    labels = [i for i, name in enumerate(prior.names) if name in setup.emulator.label_space.names]
-    if np.any(systematic[labels] > stat[labels]):
-        flags |= Flag.SYSTEMATIC
-    if mismatch is not None and mismatch.scatter > 0:
-        flags |= Flag.MISMATCH
-    if "spike" in spectrum.mask_counts():
-        flags |= Flag.SPIKES
-    if "v_rad" in prior.names and _is_of_another_medium(values[prior.names.index("v_rad")]):
-        flags |= Flag.AIR_VACUUM
-    if setup.num_outside:
-        flags |= Flag.OUTSIDE
-    if isinstance(spectrum, Arms) and spectrum.unused:
-        flags |= Flag.ARM_UNUSED
-    if setup.amplitude is not None and setup.amplitude.disagrees:
-        flags |= Flag.LAW_MISMATCH
-    if setup.emulator.error_model is None:
-        flags |= Flag.NO_ERROR_MODEL
+    result = judge(
+        spectrum,
+        setup.emulator,
+        prior.names,
+        values,
+        (np.asarray(prior.lower), np.asarray(prior.upper)),
+        [one.label_covariance(prior) for one in gaussians],
+        setup.held,
+        measure_goodness(expected, values, emulator_covariance),
+        num_coefficients=len(problem.continuum.mean),
+        num_outside=setup.num_outside,
+        converged=bool(best.converged),
+        bad=any(one.bad for one in gaussians),
+        amplitude=setup.amplitude,
+        mismatch=None if mismatch is None else mismatch.scatter,
+    )
     return Fit(
-        names=prior.names,
-        values=values,
-        covariance=covariance,
-        error_stat=stat,
-        error_emulator=emulator_error,
-        error_mismatch=by_mismatch,
-        fixed=setup.held,
-        chi2=chi2,
-        dof=dof,
-        dof_effective=dof_effective,
-        p_value=p_value,
-        flags=int(flags),
+        **vars(result),
         model_flux=flux,
         continuum=continuum,
         weight=weight,
         mismatch=0.0 if mismatch is None else mismatch.scatter,
-        spectrum=spectrum,
-        emulator=setup.emulator,
-        laplace=gaussian,
+        laplace=gaussians[-1],
         problem=problem,
         setup=setup,
         seconds=time.perf_counter() - began,

@@ -40,11 +40,15 @@ _EDGE = 1e-3
 
 
 class Goodness(NamedTuple):
-    """chi^2, its effective degrees of freedom, and the chance of one at least as large."""
+    """chi^2, and its effective degrees of freedom."""
 
     chi2: float
     dof: float
-    p_value: float
+
+    @property
+    def p_value(self) -> float:
+        """The chance of a chi^2 at least as large."""
+        return float(chi2_distribution.sf(self.chi2, self.dof))
 
 
 def measure_goodness(
@@ -62,8 +66,7 @@ def measure_goodness(
         The emulator's, at these values: it brings the model's derivatives.
     """
     by_free = None if error is None else error.by_free
-    chi2, dof = map(float, _compiled(problem, jnp.asarray(values), by_free))
-    return Goodness(chi2, dof, float(chi2_distribution.sf(chi2, dof)))
+    return Goodness(*map(float, _compiled(problem, jnp.asarray(values), by_free)))
 
 
 def effective_parameters(

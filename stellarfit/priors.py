@@ -37,6 +37,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, Float64
 
+from emulators.bundle import tree_to_arrays
 from emulators.errors import InputError
 from emulators.labels import LabelSpace
 
@@ -205,6 +206,17 @@ def make_prior(
         precision[np.ix_(where, where)] = np.linalg.inv(density.covariance)
     prior = Prior(tuple(free), *map(jnp.asarray, (lower, upper, mean, precision)))
     return prior, {name: float(held[name]) for name in limits if name in held}
+
+
+def describe_priors(priors: Mapping[Any, Any]) -> dict[str, Any]:
+    """Priors as JSON has them: by their names, of each its kind and its numbers."""
+    return {
+        ",".join(_names(key)): {
+            "kind": type(prior).__name__,
+            "numbers": {name: one.tolist() for name, one in tree_to_arrays(prior).items()},
+        }
+        for key, prior in priors.items()
+    }
 
 
 class _Density(NamedTuple):

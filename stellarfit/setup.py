@@ -16,7 +16,7 @@ from emulators.units import SPEED_OF_LIGHT
 
 from .arms import Arms, list_arms, of_arm, select_arms
 from .compiled import CompiledEmulator, make_instrument, usable_pixels
-from .continuum import Continuum
+from .continuum import Continuum, rough_level
 from .emulator_error import AmplitudePrior, EmulatorError, mix, push
 from .instrument import Velocities
 from .mask import Mismatch, find_mismatch
@@ -268,13 +268,7 @@ class _View(NamedTuple):
             emulator, wavelength, spectrum.width[keep], resolution, velocities
         )
         with of_arm(arm.name):
-            level = float(np.percentile(flux, 90))
-            if not level > 0:
-                raise InputError(
-                    f"flux: the 90th percentile of the good pixels is {level:g}; a spectrum to be "
-                    "fitted has a positive continuum"
-                )
-            continuum = Continuum.build(wavelength, level, arm.degree)
+            continuum = Continuum.build(wavelength, rough_level(flux), arm.degree)
         line_spread = np.broadcast_to(1 / np.asarray(resolution), (len(keep),))
         return cls(flux, instrument, continuum, line_spread)
 

@@ -210,6 +210,14 @@ class Spectrum:
             )
         return self.masked(~inside, MaskBit.OUTSIDE)
 
+    def cut(self, pixels: slice) -> "Spectrum":
+        """Some pixels that follow one another, with nothing of the others, good or not."""
+        other = copy.copy(self)
+        for key in ("wavelength", "flux", "ivar", "mask", "width", "resolution", "survey_mask"):
+            if isinstance(values := getattr(self, key), np.ndarray):
+                object.__setattr__(other, key, values[pixels])
+        return other
+
     def mask_counts(self) -> dict[str, int]:
         """How many pixels carry each mask bit, by lower-case name; unused bits are left out."""
         counts = {bit.name.lower(): int(np.sum(self.mask & bit > 0)) for bit in MaskBit if bit.name}

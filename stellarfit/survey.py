@@ -1,7 +1,6 @@
 """Many stars, part by part: killed at any point, a survey goes on where it stopped."""
 
 import functools
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from .compiled import load_emulator, with_held
 from .emulator_error import amplitude_prior, default_noise
 from .fit_stars import Tell, fit_stars
 from .merge import merge_survey
-from .priors import make_prior
+from .priors import describe_priors, make_prior
 from .readers.build import check_medium
 from .sources import COLUMN_KEYS, find_files, list_stars
 from .survey_folder import SurveyFolder
@@ -304,7 +303,6 @@ def _config(
     part_size: int,
 ) -> dict[str, Any]:
     """Everything that decides the rows, by a key that a message can name."""
-    priors = {_name(key): _describe(prior) for key, prior in fitting["priors"].items()}
     errors = tree_to_arrays(emulator.error_model)
     return {
         "emulator": emulator.fingerprint,
@@ -312,7 +310,7 @@ def _config(
         "sources": f"{len(files)} files, {array_hash({'files': np.array(files)})[:12]}",
         **reading,
         **fitting,
-        "priors": priors,
+        "priors": describe_priors(fitting["priors"]),
         "part_size": part_size,
         "version": __version__,
         "version.schema": SCHEMA,
@@ -320,13 +318,3 @@ def _config(
         "version.numpy": np.__version__,
         "version.pyarrow": pyarrow.__version__,
     }
-
-
-def _name(key: Any) -> str:
-    return key if isinstance(key, str) else ",".join(key)
-
-
-def _describe(prior: Any) -> dict[str, Any]:
-    """A distribution as JSON has it: its kind and its numbers."""
-    numbers = {key: np.asarray(value).tolist() for key, value in tree_to_arrays(prior).items()}
-    return json.loads(json.dumps({"kind": type(prior).__name__, "numbers": numbers}))

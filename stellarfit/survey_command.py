@@ -51,6 +51,10 @@ def survey(
     emulator: EmulatorName = None,
     noise: Noise = None,
     continuum_degree: Degree = None,
+    robust: Annotated[
+        bool,
+        typer.Option("--robust/--no-robust", help="Down-weight pixels that the model misses."),
+    ] = True,
     wavelength: Wavelength = None,
     flux: Flux = None,
     ivar: Ivar = None,
@@ -89,6 +93,7 @@ def survey(
         fixed=parse_fixed(fix or []),
         noise=noise,
         continuum_degree=continuum_degree,
+        robust=robust,
         part_size=part_size,
         progress=not json,
     )

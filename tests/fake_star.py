@@ -1,8 +1,10 @@
-"""A star whose spectrum is not made by the code that fits it."""
+"""A star whose spectrum is not made by the code that fits it, and an emulator for such stars."""
 
 import numpy as np
-from tiny import LABELS, analytic_depth
+from tiny import LABELS, analytic_depth, tiny_emulator
 
+from stellarfit.compile import Recipe, compile_emulator
+from stellarfit.compiled import CompiledEmulator
 from stellarfit.spectrum import Spectrum
 
 TRUTH = {"teff": 5200.0, "logg": 3.0, "fe_h": -1.0, "mg_fe": 0.1, "v_rad": 23.4, "v_sini": 12.0}
@@ -45,3 +47,10 @@ def fake_star(
     flux = continuum * (1 - seen) + (0 if noise_free else scatter)
     ivar = np.full(len(wavelength), sigma**-2)
     return Spectrum(wavelength, flux, ivar, resolution=resolution, name="fake")
+
+
+def compile_tiny() -> CompiledEmulator:
+    """The closed form of `tiny` with the spectrograph of `fake_star` in it."""
+    recipe = Recipe((48, 48), 24, 768, 256, 128, 1500, 0.01, 32)
+    parent = tiny_emulator(analytic=True)
+    return compile_emulator(fake_star(), parent, recipe=recipe, cache=None, progress=False)

@@ -1,5 +1,7 @@
 """Compiled emulators: the parent's spectra, through the spectrograph, and the parent's fits."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -148,7 +150,10 @@ def test_labels_may_be_held(parent, tmp_path):
 
     exact, found = slope(compiled.exact), slope(compiled.network.coefficients)
     assert np.std(found - exact) < 0.15 * np.std(exact)
-    for options in ({"fixed": {"logg": 2.0}}, {"priors": {"logg": dist.Uniform(2.0, 4.0)}}):
+    wrong: list[dict[str, Any]] = [
+        {"fixed": {"logg": 2.0}}, {"priors": {"logg": dist.Uniform(2.0, 4.0)}}
+    ]  # fmt: skip
+    for options in wrong:
         with pytest.raises(InputError, match="compiled with logg held at 3"):
             sf.fit(star, compiled, **options)
     again = compile_emulator(

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from fake_star import TRUTH, fake_star
-from tiny import LABELS, tiny_emulator
+from fake_star import TRUTH, compile_tiny, fake_star
+from tiny import LABELS
 
 import stellarfit as sf
 from emulators.errors import InputError
 from stellarfit.batch import fit_batch
-from stellarfit.compile import Recipe, compile_emulator
 from stellarfit.engine import Engine
 
 STILL = {"v_sini": 0.0}
@@ -22,9 +21,7 @@ SEEN: dict[str, Any] = {"start": 5152.6, "stop": 5161.2, "resolution": 47_000.0}
 
 @pytest.fixture(scope="module")
 def compiled():
-    recipe = Recipe((48, 48), 24, 768, 256, 128, 1500, 0.01, 32)
-    star, parent = fake_star(), tiny_emulator(analytic=True)
-    return compile_emulator(star, parent, recipe=recipe, cache=None, progress=False)
+    return compile_tiny()
 
 
 @pytest.fixture(scope="module")
