@@ -60,18 +60,18 @@ class Network:
         for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
             weights.append(rng.normal(0, fan_in**-0.5, (fan_in, fan_out)).astype(np.float32))
             weights.append(np.zeros(fan_out, np.float32))
-        weights = [jnp.asarray(one) for one in weights]
+        weights = list(map(jnp.asarray, weights))
         optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, STEPS))
-        labels, spectra = jnp.asarray(labels, jnp.float32), jnp.asarray(spectra, jnp.float32)
+        known, seen = jnp.asarray(labels, jnp.float32), jnp.asarray(spectra, jnp.float32)
 
         @jax.jit
         def advance(weights, state, key):
             def loss(weights, batch):
-                return jnp.mean((forward(weights, labels[batch], jnp) - spectra[batch]) ** 2)
+                return jnp.mean((forward(weights, known[batch], jnp) - seen[batch]) ** 2)
 
             def one(carry, key):
                 weights, state = carry
-                batch = jax.random.randint(key, (BATCH,), 0, len(labels))
+                batch = jax.random.randint(key, (BATCH,), 0, len(known))
                 value, gradient = jax.value_and_grad(loss)(weights, batch)
                 updates, state = optimizer.update(gradient, state)
                 return (optax.apply_updates(weights, updates), state), value

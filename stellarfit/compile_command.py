@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .fit_command import EmulatorName, Format, Json, Medium, Seed
+from .fit_command import EmulatorName, Fix, Format, Json, Medium, Seed, parse_fixed
 
 
 def compile(
@@ -14,6 +14,7 @@ def compile(
     ],
     out: Annotated[Path, typer.Option(help="The .h5 file to write.")],
     emulator: EmulatorName = None,
+    fix: Fix = None,
     medium: Medium = None,
     resolution: Annotated[
         float | None, typer.Option(help="Resolving power lambda / FWHM, unless the file says it.")
@@ -43,16 +44,20 @@ def compile(
             "use stellarfit.compile_emulator from Python"
         )
     star = read_spectrum(spectrum, medium=medium, resolution=resolution, snr=snr, format=format)
-    compiled = compile_emulator(star, load_emulator(emulator), seed=seed, progress=not json)
+    compiled = compile_emulator(
+        star, load_emulator(emulator), fixed=parse_fixed(fix or []), seed=seed, progress=not json
+    )
     compiled.save(out)
     low, high = compiled.wavelength_range
     rms = float(np.sqrt(np.mean(np.asarray(compiled.rms) ** 2)))
     found = {
         "path": str(out), "emulator": compiled.name, "fingerprint": compiled.fingerprint,
         "wavelength": {"first": low, "last": high, "medium": "vacuum"}, "rms": rms,
+        "fixed": dict(compiled.held), "snr_limit": compiled.snr_limit,
     }  # fmt: skip
     if json:
         print(json_module.dumps(found))
         return
     print(f"{out}: {compiled.name} for {low:.1f} .. {high:.1f} Angstrom (vacuum)")
-    print(f"its flux is off by {rms:.1e} (rms) before it is anchored; fits end where it is exact")
+    print(f"its flux is off by {rms:.1e} (rms) before it is anchored; fits end where it is exact,")
+    print(f"in lockstep those of S/N above {compiled.snr_limit:.0f} a pixel")

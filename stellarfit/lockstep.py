@@ -180,7 +180,10 @@ def settle(
 
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
         found, at_peak = jax.lax.cond(settled | last, finish, lambda: blank)
-        return Settled(best.position, settled, *found[:3], settled & at_peak, *found[3:])
+        values, covariance, photons, bad, chi2, dof = found
+        return Settled(
+            best.position, settled, values, covariance, photons, settled & at_peak, bad, chi2, dof
+        )
 
     return _each(one, flux, ivar, position, v_frame, level)
 
