@@ -105,18 +105,19 @@ def kill_driver(survey: Survey) -> dict[str, Any]:
 def kill_worker(survey: Survey) -> dict[str, Any]:
     from distributed import Client, LocalCluster
 
+    make_cluster: Any = LocalCluster
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        make_cluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         survey.command += ["--scheduler", cluster.scheduler_address]
         process = survey.start()
         survey.wait_for(survey.parts // 3, process)
-        before = client.run(os.getpid)
+        before: Any = client.run(os.getpid)
         os.kill(next(iter(before.values())), signal.SIGKILL)
         parts = survey.done()
         _, said = process.communicate()
-        after = client.run(os.getpid)
+        after: Any = client.run(os.getpid)
     if process.returncode:
         raise SystemExit(f"{survey.out}: {said}")
     return {"killed_at_parts": parts, "workers_replaced": len(set(after) - set(before))}
