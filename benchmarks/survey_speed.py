@@ -61,7 +61,7 @@ def make_compiled(emulator: Any, path: Path | None, recipe: str, out: Path) -> C
     rms = np.asarray(found.rms)
     tell(
         what="compile", seconds=time.perf_counter() - began, rms=np.sqrt(np.mean(rms**2)),
-        rms_median=np.median(rms), snr_limit=found.snr_limit,
+        rms_median=np.median(rms), snr_limit=found.snr_limit(),
         shift_at_snr_100=np.percentile(np.abs(found.shift), [50, 68, 95], axis=0).round(3).tolist(),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(found.network)),
     )  # fmt: skip
@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--recipe", choices=RECIPES, default=jax.default_backend())
     parser.add_argument("--compiled", type=Path)
     parser.add_argument("--noise", default="law")
+    parser.add_argument("--tolerance", type=float, default=0.1, help="sigma, see Engine.build")
     parser.add_argument("--seconds", type=float, default=1e9)
     arguments = parser.parse_args()
     end = time.perf_counter() + arguments.seconds
@@ -189,8 +190,9 @@ def main() -> None:
     tell(what="simulate", seconds=time.perf_counter() - began)
     for noise in dict.fromkeys(("none", arguments.noise)):
         engine = Engine.build(
-            compiled, EXAMPLE, fixed={"v_sini": 0.0}, noise=noise, continuum_degree=3
-        )
+            compiled, EXAMPLE, fixed={"v_sini": 0.0}, noise=noise, continuum_degree=3,
+            tolerance=arguments.tolerance,
+        )  # fmt: skip
 
         def fit(num, engine=engine):
             return engine.fit(stars["flux"][:num], stars["ivar"][:num], chunk=chunk)

@@ -164,11 +164,16 @@ class CompiledEmulator(eqx.Module):
         """The parent's."""
         return self.parent.label_space
 
-    @property
-    def snr_limit(self) -> float:
-        """S/N a pixel up to which the network needs no anchoring: 95% of stars move < 0.1 sigma."""
+    def snr_limit(self, tolerance: float = TOLERABLE) -> float:
+        """S/N a pixel up to which the network needs no anchoring.
+
+        Parameters
+        ----------
+        tolerance
+            Sigma of photon noise that it may displace a label by, of 95% of stars.
+        """
         typical = np.percentile(np.abs(np.asarray(self.shift)), 95, axis=0)
-        return 100.0 * TOLERABLE / float(np.max(typical))
+        return 100.0 * tolerance / float(np.max(typical))
 
     @property
     def wavelength_range(self) -> tuple[float, float]:

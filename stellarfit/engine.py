@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Float64
 from emulators.errors import InputError
 from emulators.units import SPEED_OF_LIGHT
 
-from .compiled import CompiledEmulator, Spectrograph, with_held
+from .compiled import TOLERABLE, CompiledEmulator, Spectrograph, with_held
 from .continuum import Continuum
 from .emulator_error import amplitude_prior, default_noise
 from .instrument import Pixels
@@ -114,6 +114,8 @@ class Engine(eqx.Module):
         To find velocities with.
     amplitude
         Prior of the emulator's error; None leaves photon noise alone.
+    snr_limit
+        S/N a pixel above which stars are anchored.
     """
 
     emulator: CompiledEmulator
@@ -121,6 +123,7 @@ class Engine(eqx.Module):
     spectrograph: Spectrograph
     templates: Templates
     amplitude: Any
+    snr_limit: float = eqx.field(static=True)
 
     @classmethod
     def build(
@@ -132,6 +135,7 @@ class Engine(eqx.Module):
         priors: Mapping[Any, Any] | None = None,
         noise: str | None = None,
         continuum_degree: int | None = None,
+        tolerance: float = TOLERABLE,
     ) -> "Engine":
         """Lay out what is shared.
 
@@ -144,6 +148,9 @@ class Engine(eqx.Module):
         fixed, priors, noise, continuum_degree
             As of `stellarfit.fit`; ``v_sini`` and ``v_mac`` must be held at 0. Of ``v_rad`` a
             Uniform says where the first guess is sought; the fit may end 50 km/s beyond.
+        tolerance
+            Sigma of photon noise that the compiled network may displace a label of 95% of stars by:
+            those of a S/N where it would by more are anchored at its parent, which takes longer.
 
         Raises
         ------
@@ -198,6 +205,7 @@ class Engine(eqx.Module):
                 emulator, prior, held, wavelength, limits, continuum.basis.shape[1]
             ),
             amplitude=None if amplitude is None else amplitude.arrays,
+            snr_limit=emulator.snr_limit(tolerance),
         )
 
     @property
@@ -240,7 +248,7 @@ class Engine(eqx.Module):
             better = reached < cost
             positions[better], cost[better] = trial[better], reached[better]
             done = cost < 0.5 * _WRONG * pixels
-        anchored = snr > self.emulator.snr_limit
+        anchored = snr > self.snr_limit
         found: dict[str, Any] = {}
         for anchor in (False, True):
             active = np.flatnonzero(anchored == anchor)

@@ -123,7 +123,8 @@ def test_the_displacement_told_is_that_of_a_fit(parent, compiled):
 
 def test_the_limit_is_where_it_is_tolerable(compiled):
     typical = np.percentile(np.abs(np.asarray(compiled.shift)), 95, axis=0).max()
-    assert compiled.snr_limit / 100 * typical == pytest.approx(0.1)
+    assert compiled.snr_limit() / 100 * typical == pytest.approx(0.1)
+    assert compiled.snr_limit(0.3) == pytest.approx(3 * compiled.snr_limit())
 
 
 def test_labels_may_be_held(parent, tmp_path):
