@@ -3,10 +3,11 @@
     python benchmarks/survey_kills.py [--stars 5000] [--folder DIR]    # as root, to mount a disk
 
 A small emulator is compiled for 200 pixels and three labels; stars are its own spectra with noise,
-in files of 500. One run is left alone. Another is killed by SIGKILL when a third, and again when
-two thirds of its parts are there; another loses a worker of its Dask cluster by SIGKILL; another is
-on a disk (tmpfs) that fills up, and that is then made larger. Each goes on by --resume. One JSON
-line a run: seconds, and whether its catalogue has the bytes of the undisturbed one's.
+in files of 500, at a S/N so low that none is anchored. One run is left alone. Another is killed by
+SIGKILL when a third, and again when two thirds of its parts are there; another loses a worker of
+its Dask cluster by SIGKILL; another is on a disk (tmpfs) that fills up, and that is then made
+larger. Each goes on by --resume. One JSON line a run: seconds, and whether its catalogue has the
+bytes of the undisturbed one's.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def tell(**found: Any) -> None:
 
 
 def make_stars(compiled: CompiledEmulator, folder: Path, num: int) -> None:
-    """Files of 500 stars of S/N 20 to 100, every hundredth star negative, which is an error."""
+    """Files of 500 stars that need no anchor; every hundredth is negative, which is an error."""
     rng = np.random.default_rng(0)
     labels = compiled.network.label_space.sobol(num, seed=1)
     for name, value in compiled.held:
@@ -49,7 +50,7 @@ def make_stars(compiled: CompiledEmulator, folder: Path, num: int) -> None:
         stars = []
         for i in range(first, min(first + 500, num)):
             flux = np.asarray(compiled.flux_at(jnp.asarray(labels[i]), encoding), np.float64)
-            snr = rng.uniform(20, 100)
+            snr = compiled.snr_limit() * rng.uniform(0.3, 0.9)
             flux = (-1.0 if i % 100 == 7 else 1.0) * flux + rng.normal(0, 1 / snr, len(flux))
             ivar = np.full(len(flux), snr**2)
             stars.append(sf.Spectrum(WAVELENGTH, flux, ivar, resolution=20_000.0, name=f"{i:05d}"))

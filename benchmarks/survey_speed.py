@@ -190,7 +190,8 @@ def main() -> None:
     tell(what="simulate", seconds=time.perf_counter() - began)
     for noise in dict.fromkeys(("none", arguments.noise)):
         engine = Engine.build(
-            compiled, EXAMPLE, fixed={"v_sini": 0.0}, noise=noise, continuum_degree=3,
+            compiled, EXAMPLE, fixed=held(compiled) | {"v_sini": 0.0}, noise=noise,
+            continuum_degree=3,
             tolerance=arguments.tolerance,
         )  # fmt: skip
 
@@ -214,7 +215,7 @@ def main() -> None:
         report(engine, stars, found, num, noise)
         tell(what="anchored", noise=noise, share=np.mean(found.state.anchored))
         if noise == "none" and arguments.peer:
-            compare_with_peer(engine, stars, found, num / seconds, arguments.peer)
+            compare_with_peer(engine, stars, found, num / seconds, min(arguments.peer, num))
         if noise == "none":
             shift = np.abs(parents_shift(engine, stars, found, min(num, 256)))
             good = ~stars["junk"][: len(shift)] & found.converged[: len(shift)]

@@ -119,6 +119,8 @@ def compile_emulator(
     make_prior(emulator.label_space, held)  # refuses values beyond the box
     for name in held:
         emulator.label_space.index(name)
+    if len(held) == len(emulator.label_space):
+        raise InputError("fixed: every label is fixed; leave at least one free")
     spectrograph = _spectrograph(spectrum)
     path = None
     if cache is not None:

@@ -200,7 +200,7 @@ class CompiledEmulator(eqx.Module):
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that name parent, network and spectrograph."""
-        trees = tree_to_arrays((self.network, self.spectrograph))
+        trees = tree_to_arrays((self.network, self.spectrograph, self.shift))
         network = self.network
         about = repr((describe(self.parent), self.held, network.start, network.step)).encode()
         return array_hash(trees | {"about": np.frombuffer(about, np.uint8)})[:12]

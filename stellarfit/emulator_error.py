@@ -241,14 +241,15 @@ def push(
     def of_labels(labels):
         return every(star.every(values).at[:number].set(labels)) * continuum
 
-    space = star.emulator.label_space
+    # What an emulator was compiled to hold, its network knows nearby alone.
+    compiled = isinstance(star.emulator, CompiledEmulator)
+    space = star.emulator.network.label_space if compiled else star.emulator.label_space
     box = jnp.asarray(space.lower), jnp.asarray(space.upper)
 
     def bend(axis):
         return _along(of_labels, labels, axis, box)
 
     # A compiled emulator takes all at once; of others each spectrum is a work of its own.
-    compiled = isinstance(star.emulator, CompiledEmulator)
     bent = jax.vmap(bend)(off.labels.T) if compiled else jax.lax.map(bend, off.labels.T)
     # What this fit leaves free takes up its part of them.
     shift = number in star.free

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Array, Bool, Float, Float64
 
 from emulators.errors import InputError
 from emulators.units import SPEED_OF_LIGHT
@@ -123,7 +123,7 @@ class Engine(eqx.Module):
     spectrograph: Spectrograph
     templates: Templates
     amplitude: Any
-    snr_limit: float = eqx.field(static=True)
+    snr_limit: Float64[Array, ""]
 
     @classmethod
     def build(
@@ -205,7 +205,7 @@ class Engine(eqx.Module):
                 emulator, prior, held, wavelength, limits, continuum.basis.shape[1]
             ),
             amplitude=None if amplitude is None else amplitude.arrays,
-            snr_limit=emulator.snr_limit(tolerance),
+            snr_limit=jnp.asarray(emulator.snr_limit(tolerance)),
         )
 
     @property
@@ -248,7 +248,7 @@ class Engine(eqx.Module):
             better = reached < cost
             positions[better], cost[better] = trial[better], reached[better]
             done = cost < 0.5 * _WRONG * pixels
-        anchored = snr > self.snr_limit
+        anchored = ~(snr <= float(self.snr_limit))
         found: dict[str, Any] = {}
         for anchor in (False, True):
             active = np.flatnonzero(anchored == anchor)
@@ -308,6 +308,13 @@ def _add(one, other):
     return one + other + one * other / SPEED_OF_LIGHT
 
 
+def _cores() -> int:
+    """That this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class _Pool:
     """Stars on the host, worked on in chunks of one size; on a processor one for each core."""
 
@@ -315,8 +322,7 @@ class _Pool:
         self.engine, self.chunk = engine, chunk
         self.flux, self.ivar = flux, ivar
         self.all = np.arange(len(flux))
-        on_cpu = jax.default_backend() == "cpu"
-        self.at_once = len(os.sched_getaffinity(0)) if on_cpu else 1
+        self.at_once = _cores() if jax.default_backend() == "cpu" else 1
 
     def run(self, work, active, *columns) -> Any:
         """Results of `work` for some stars, rows of `columns` being theirs, on the host."""

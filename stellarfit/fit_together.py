@@ -1,4 +1,4 @@
-"""Stars of one spectrograph fitted in lockstep, with the results of single fits.
+"""Stars of one spectrograph fitted in lockstep, and judged as single fits are.
 
 Which way a star goes is said by the configuration and by the star, never by its neighbours: one
 that is alone with its pixels is a group of one. So a row does not hang on how stars are divided
@@ -7,6 +7,7 @@ into parts.
 
 import functools
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ from .velocity import WINDOW
 
 # Stars at once: on each core of a processor one after another; a GPU is full with these.
 _CHUNK_ON_CPU, _CHUNK = 4, 512
+# An engine works on all cores: threads of a cluster's worker take turns.
+_ALL_CORES = threading.Lock()
 _ENGINES = 4  # that a process keeps: building one costs seconds, and its templates take memory
 
 
@@ -85,13 +88,14 @@ def fit_together(
     options = {key: value for key, value in fitting.items() if key != "robust"}
     described = options | {"priors": describe_priors(options["priors"])}
     same = (id(emulator), hash_pixels(spectra[0]), json.dumps(described, sort_keys=True))
-    shared = _share(_Wanted(same, emulator, spectra[0], options))
-    pixels = shared.pixels
-    found = shared.engine.fit(
-        np.stack([one.flux[pixels] for one in spectra]),
-        np.stack([np.where(one.good, one.ivar, 0.0)[pixels] for one in spectra]),
-        chunk=_CHUNK_ON_CPU if jax.default_backend() == "cpu" else _CHUNK,
-    )
+    with _ALL_CORES:
+        shared = _share(_Wanted(same, emulator, spectra[0], options))
+        pixels = shared.pixels
+        found = shared.engine.fit(
+            np.stack([one.flux[pixels] for one in spectra]),
+            np.stack([np.where(one.good, one.ivar, 0.0)[pixels] for one in spectra]),
+            chunk=_CHUNK_ON_CPU if jax.default_backend() == "cpu" else _CHUNK,
+        )
     return [
         functools.partial(shared.result, one, jax.tree.map(lambda rows, i=i: rows[i], found))
         for i, one in enumerate(spectra)
@@ -126,6 +130,7 @@ class _Shared(NamedTuple):
         reach = np.zeros(len(spectrum), bool)
         reach[self.pixels] = _reach(engine, jnp.asarray(v_frame))
         seen = spectrum.masked(~reach, MaskBit.OUTSIDE)
+        seen.check_good()
         rough_level(seen.flux[seen.good])
         # As in a single fit, the velocity lies in what was asked for, near the first guess.
         i = engine.names.index("v_rad")

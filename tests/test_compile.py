@@ -141,6 +141,7 @@ def test_labels_may_be_held(parent, tmp_path):
     where, there = ([f.names.index(name) for name in names] for f in (fit, other))
     shift = (fit.values[where] - other.values[there]) / other.error[there]
     assert np.abs(shift).max() < 0.1
+    np.testing.assert_allclose(fit.error[where], other.error[there], rtol=0.1)
     # Its derivative by a label that is held is known: the error model asks for it.
     place = compiled.encode(jnp.asarray(star.wavelength[40:-40]))
 
