@@ -31,9 +31,10 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
 from emulators.emulator import Emulator, load_emulator
+from emulators.fine_step import fine_step
 from emulators.physics.linelist import LineList
 from emulators.physics.synthesizer import LTESynthesizer, data_path
-from stellarfit.instrument import Instrument, Velocities, fine_step
+from stellarfit.instrument import Instrument, Velocities
 from stellarfit.mask import find_mismatch
 from stellarfit.model import StarModel
 

@@ -25,12 +25,10 @@ from scipy.special import ndtr
 from emulators.emulator import Emulator
 from emulators.error_model import ErrorModel
 from emulators.errors import InputError
+from emulators.fine_step import fine_step
 from emulators.units import FWHM, SPEED_OF_LIGHT
 
 _SIGMAS = 5.0  # reach of the line spread; 6e-7 of it lies beyond
-_NARROWEST = 0.28  # native pixels, sigma of a cool star's lines
-_LARGEST_STEP = 1.2  # of the fine grid, in sigma of such a line through the line spread
-_MOST_OVERSAMPLING = 8  # fine pixels a native one
 _ANGSTROM_PER_DEGREE = 70.0  # of the continuum, as fits have it by default
 _SMALLEST_DEGREE, _LARGEST_DEGREE = 2, 10
 _NO_TRACE = 1000.0  # boxes: the error of a label that leaves no trace in the pixels
@@ -82,7 +80,7 @@ def make_pixels(
         Sampling of the line spread.
     native_step
         Of the emulator in ln(wavelength), of which the fine grid has a third, or less where
-        the spectrograph resolves more: see `stellarfit.instrument.fine_step`.
+        the spectrograph resolves more: see `emulators.fine_step`.
 
     Raises
     ------
@@ -91,9 +89,7 @@ def make_pixels(
     """
     sigma = 1 / (FWHM * resolution)
     half = 0.5 / (resolution * pixels_per_fwhm)
-    line = _NARROWEST * native_step
-    step = _LARGEST_STEP * line * sigma / float(np.hypot(line, sigma))
-    step = max(step, native_step / _MOST_OVERSAMPLING)
+    step = fine_step(native_step, resolution)
     first, last = np.log(wavelength_range)
     reach = half + _SIGMAS * sigma
     count = int(np.floor((last - first - 2 * reach - 2 * step) / (2 * half)))

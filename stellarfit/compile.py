@@ -17,13 +17,14 @@ from emulators.bundle import tree_to_arrays
 from emulators.compiled_spectra import CompiledSpectra, evaluate_spline
 from emulators.emulator import load_emulator
 from emulators.errors import InputError
+from emulators.fine_step import fine_step
 from emulators.storage import array_hash
 from emulators.units import FWHM
 
 from .arms import Arms
 from .compiled import STILL, CompiledEmulator, Spectrograph, describe, learned_box
 from .continuum import Continuum
-from .instrument import fine_step, inside
+from .instrument import inside
 from .priors import make_prior
 
 # A cubic spline through samples of a Gaussian line, so many a sigma, errs by 1e-4 of its depth.
@@ -82,7 +83,8 @@ def compile_emulator(
 ) -> CompiledEmulator:
     """Make an emulator that is fast for the spectra of one spectrograph.
 
-    Where a fit ends it is exact all the same: see `stellarfit.compiled`.
+    Fits end where it is exact all the same, in lockstep those of a S/N above its `snr_limit`: see
+    `stellarfit.compiled`.
 
     Parameters
     ----------

@@ -28,10 +28,11 @@ from emulators.compiled_spectra import CompiledSpectra, fit_spline
 from emulators.emulator import Emulator
 from emulators.error_model import ErrorModel
 from emulators.errors import InputError
+from emulators.fine_step import fine_step
 from emulators.labels import LabelSpace
 from emulators.storage import array_hash
 
-from .instrument import SPLINE_REACH, Instrument, Pixels, Velocities, fine_step, inside
+from .instrument import SPLINE_REACH, Instrument, Pixels, Velocities, inside
 
 _KIND = "compiled emulator"
 _FORMAT = 2

@@ -34,9 +34,6 @@ LIMB_DARKENING = 0.6  # linear coefficient, a usual value for cool stars in the 
 _SIGMAS = 5.0  # reach of the line spread; 6e-7 of it lies beyond
 _MACRO_REACH = 3.5  # in units of v_mac; 1e-6 of the profile lies beyond
 _TAPER = 16  # fine pixels over which the depth fades to zero at either end
-_NARROWEST = 0.28  # native pixels, sigma of a cool star's lines: 0.85 km/s of 3 km/s
-_LARGEST_STEP = 1.2  # of the fine grid, in sigma of a line through the line spread, see below
-_MOST_OVERSAMPLING = 8
 # Fine pixels to either side that a cubic spline asks; the weight of the next is 2e-7.
 SPLINE_REACH = 12
 
@@ -261,22 +258,6 @@ class Pixels(eqx.Module):
         return depth.astype(jnp.float64)
 
 
-def fine_step(native_step: float, resolution: float | Float64[np.ndarray, " pixel"]) -> float:
-    """Step in ln(wavelength) of the grid on which the emulator is evaluated.
-
-    Sampling a line of sigma l through a line spread of sigma s with step h errs by
-    exp(-2 (pi l s/h)^2 / (l^2 + s^2)) of its depth, and by more where it is saturated. The step is
-    about a third of the native one, or finer where the spectrograph resolves more. Of ten stars
-    over the box at R = 20,000 and 47,000, the pixels of nine err by less than 1e-4 (rms), those of
-    one with a microturbulence of 0.7 km/s by 3e-4; half the native step would make 5e-4 and 1.5e-3
-    of that.
-    """
-    line = _NARROWEST * native_step
-    sigma = 1 / (FWHM * float(np.max(resolution)))
-    step = _LARGEST_STEP * line * sigma / float(np.hypot(line, sigma))
-    return max(step, native_step / _MOST_OVERSAMPLING)
-
-
 def margin(step: float, velocities: Velocities) -> float:
     """Length in ln(wavelength) that broadening and taper spoil at either end of a fine grid."""
     broad = velocities.v_sini + _MACRO_REACH * velocities.v_mac
@@ -320,7 +301,7 @@ def _rows(center, half, sigma, step):
     """Weights of fine pixels in each pixel: the line spread averaged over the pixel.
 
     Its closed form is sampled on the fine pixels. For smooth functions such a sum converges
-    exponentially: see `fine_step`.
+    exponentially: see `emulators.fine_step`.
     """
     reach = half + _SIGMAS * sigma
     first = np.floor((center - reach) / step).astype(np.int64)

@@ -7,12 +7,12 @@ import pytest
 from scipy.special import erfc, j1
 
 from emulators.errors import InputError
+from emulators.fine_step import fine_step
 from emulators.units import SPEED_OF_LIGHT
 from stellarfit.instrument import (
     Instrument,
     Velocities,
     _bessel_ratio,
-    fine_step,
     inside,
     log_shift,
     macroturbulence_transfer,
