@@ -24,6 +24,7 @@ _CONTINUUM_DEGREE = 3
 _BENT_STARS, _BEND = 200, 0.15
 # Squared singular values below this, relative to the largest, have no direction in float64.
 _SMALLEST = 1e-11
+_NOTHING = 1e-10  # of a column's length: what rounding leaves of one that others make up
 
 
 class Displacements(NamedTuple):
@@ -215,16 +216,32 @@ class _Basis(eqx.Module):
 
 def _basis(by_label, by_velocity, continuum):
     """Project continuum and velocity out, and turn the labels into orthogonal directions."""
-    nuisance, _ = jnp.linalg.qr(jnp.concatenate([continuum, by_velocity], axis=1))
-    # Fewer pixels than columns have no direction left for some of them.
+    nuisance = _orthonormal(jnp.concatenate([continuum, by_velocity], axis=1))
     velocity = nuisance[:, continuum.shape[1] :]
-    velocity = jnp.pad(velocity, ((0, 0), (0, by_velocity.shape[1] - velocity.shape[1])))
     projected = by_label - nuisance @ (nuisance.T @ by_label)
     squares, right = jnp.linalg.eigh(projected.T @ projected)
     squares, right = squares[::-1], right[:, ::-1]
     seen = squares > _SMALLEST * squares[0]
     inverse = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, squares, 1.0)), 0.0)
     return _Basis(projected, right, inverse, velocity, nuisance)
+
+
+def _orthonormal(columns):
+    """Unit vectors of what each column adds to those before it; 0 where that is nothing.
+
+    By Gram and Schmidt, twice, which is as good as rotations are. Of a batch of tall matrices a GPU
+    makes those one after another.
+    """
+    found = jnp.zeros((len(columns), 0))
+    for column in columns.T:
+        left = column
+        for _ in range(2):
+            left = left - found @ (found.T @ left)
+        size, length = jnp.linalg.norm(column), jnp.linalg.norm(left)
+        seen = length > _NOTHING * size
+        unit = jnp.where(seen, left / jnp.where(seen, length, 1.0), 0.0)
+        found = jnp.concatenate([found, unit[:, None]], axis=1)
+    return found
 
 
 def fit_coherent_error(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, PRNGKeyArray
 
 from .labels import LabelSpace
-from .precision import dot
+from .precision import project
 from .spectral_model import SpectralModel
 
 # A cubic B-spline has the samples 1/6, 4/6, 1/6; this root of theirs says how fast its inverse
@@ -77,7 +77,7 @@ class CompiledSpectra(SpectralModel):
         """What the network makes of labels."""
         x = 2.0 * self.label_space.to_unit(labels).astype(jnp.float32) - 1.0
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            y = dot("...i,io->...o", x, weight, "float32") + bias
+            y = project(x, weight) + bias
             if layer == len(self.weights) - 1:
                 return y
             x = jax.nn.gelu(y) + (x if layer else 0.0)
@@ -87,7 +87,8 @@ class CompiledSpectra(SpectralModel):
         self, labels: Float[Array, "*batch label"]
     ) -> Float32[Array, "*batch coefficient"]:
         """Of the spline."""
-        return self.mean + dot("...f,fc->...c", self.features(labels), self.basis, "float32")
+        features = self.features(labels)
+        return self.mean + project(features, self.basis)
 
     def encode(self, wavelength: Float[Array, " pixel"]) -> Float64[Array, " pixel"]:
         """Places of vacuum wavelengths among the coefficients."""

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
@@ -23,6 +24,29 @@ def dot(equation: str, left: Array, right: Array, precision: Precision) -> Array
     # By default JAX multiplies float32 as TF32 where a GPU can; a CPU has float32 only.
     level = jax.lax.Precision.DEFAULT if precision == "tf32" else jax.lax.Precision.HIGHEST
     return jnp.einsum(equation, left, right, precision=level)
+
+
+@jax.custom_jvp
+def project(x: Float[Array, "*batch fan_in"], weight: Float[Array, "fan_in fan_out"]) -> Array:
+    """A product in float32 whose derivatives are products in TF32, many times as fast on a GPU.
+
+    For searches: a slope that is 1e-3 off changes the way to a maximum, and hardly its place.
+    """
+    return dot("...i,io->...o", x, weight, "float32")
+
+
+def _rough_slope(primals, tangents):
+    (x, weight), (dx, dweight) = primals, tangents
+    product = project(x, weight)
+    slope = jnp.zeros_like(product)
+    if not isinstance(dx, SymbolicZero):
+        slope += dot("...i,io->...o", dx, weight, "tf32")
+    if not isinstance(dweight, SymbolicZero):
+        slope += dot("...i,io->...o", x, dweight, "tf32")
+    return product, slope
+
+
+project.defjvp(_rough_slope, symbolic_zeros=True)
 
 
 def normalise(x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:

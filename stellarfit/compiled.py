@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Float, Float32, Float64
 
 import emulators.emulator
 from emulators import pretrained
@@ -39,7 +39,7 @@ _FORMAT = 2
 # A spectrograph that differs by more is another one.
 _RESOLUTION_AGREES, _WIDTH_AGREES = 0.005, 0.02
 STILL = Velocities(0.0, 0.0, 0.0, 0.0)
-# Sigma that a round of anchoring may move labels by, and be the last: what is left may be as much.
+# Sigma that a round of anchoring may move labels by, and be the last.
 ANCHORED = 0.02
 # Sigma of photon noise that the network may displace labels of 95% of stars by, unanchored.
 TOLERABLE = 0.1
@@ -224,11 +224,17 @@ class CompiledEmulator(eqx.Module):
         depth = 1.0 - self.parent.flux_at(labels, self.encoding)
         return fit_spline(self.instrument.to_pixels(depth)).astype(jnp.float32)
 
+    def offset(self, labels: Float[Array, " label"]) -> Float32[Array, " coefficient"]:
+        """What the parent's coefficients are more than the network's."""
+        return self.exact(labels) - self.network.coefficients(labels)
+
+    def with_offset(self, offset: Float32[Array, " coefficient"]) -> "CompiledEmulator":
+        """The same with so much added to every spectrum; differences remain the network's."""
+        return eqx.tree_at(lambda e: e.network.mean, self, self.network.mean + offset)
+
     def anchored(self, labels: Float[Array, " label"]) -> "CompiledEmulator":
-        """The same with the parent's flux at these labels; differences remain the network's."""
-        network = self.network
-        mean = network.mean + self.exact(labels) - network.coefficients(labels)
-        return eqx.tree_at(lambda emulator: emulator.network.mean, self, mean)
+        """The same with the parent's flux at these labels."""
+        return self.with_offset(self.offset(labels))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one HDF5 file, without the parent, which `load` is to be given."""

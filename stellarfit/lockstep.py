@@ -9,36 +9,41 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float64
+from jaxtyping import Array, Bool, Float32, Float64
 
-from .compiled import ANCHORED
 from .emulator_error import mix, push
 from .goodness import chi2_and_dof
 from .instrument import log_shift
 from .laplace import invert
 from .model import Problem
 from .noise import Noise, NoiseMixture
-from .optimize import LARGEST_POSITION, SETTLED, curvature, maximize
+from .optimize import curvature, maximize
+from .sampling.target import whiten
 from .velocity import WINDOW
 
 STARTS = 3  # templates to start from, where one does not do
-_STEPS = 6  # of a search, before the stars are gathered anew
-_PEAK_STEPS = 20  # to where a sampler sees the mode, which lies inside of a box's edge
+# Steps before the stars that need more are gathered anew: of a search, from a maximum with other
+# noise, and from there to where a sampler sees it.
+_STEPS, _STEPS_ON, _STEPS_TO_PEAK = 6, 3, 4
+_DRAWS_AT_ONCE = 8  # of a star; together with a chunk of stars they fill any GPU
 
 
-class Settled(NamedTuple):
-    """Where stars are after a round, and whether that was their last.
+class Measured(NamedTuple):
+    """What is known of stars at their maximum.
 
-    The others are those of `stellarfit.engine.Found`, values in the frame of each star; they are
-    blank before the last round.
+    Attributes
+    ----------
+    peak, at_peak
+        Where a sampler would see the mode, and whether this is it or on the way there.
+
+    The others are those of `stellarfit.engine.Found`, values in the frame of each star.
     """
 
-    position: Float64[Array, "star parameter"]
-    settled: Bool[Array, " star"]
+    peak: Float64[Array, "star parameter"]
+    at_peak: Bool[Array, " star"]
     values: Float64[Array, "star parameter"]
     covariance: Float64[Array, "star parameter parameter"]
     photons: Float64[Array, "star parameter parameter"]
-    converged: Bool[Array, " star"]
     bad: Bool[Array, " star"]
     chi2: Float64[Array, " star"]
     dof: Float64[Array, " star"]
@@ -122,14 +127,27 @@ def search(
     return _each(one, flux, ivar, position, v_frame, level)
 
 
-def _frozen(engine, flux, ivar, position, v_frame, level, anchor):
+@eqx.filter_jit
+def anchor(
+    engine: Any, flux: Array, ivar: Array, position: Array
+) -> tuple[Float32[Array, "star coefficient"]]:
+    """What the parent has at stars' labels more than the network."""
+    del flux, ivar
+    star, prior = engine.problem.star, engine.problem.prior
+
+    def one(position):
+        labels, *_ = star.split(prior.values(position))
+        return star.emulator.offset(labels)
+
+    return (_each(one, position),)
+
+
+def _frozen(engine, flux, ivar, position, v_frame, level, offset):
     """The problem with the emulator's error as it is at a position; without; and that error."""
     problem = of_star(engine, flux, ivar, v_frame, level)
+    exact = problem.star.emulator.with_offset(offset)
+    problem = eqx.tree_at(lambda p: p.star.emulator, problem, exact)
     values = problem.prior.values(position)
-    if anchor:
-        labels, *_ = problem.star.split(values)
-        exact = problem.star.emulator.anchored(labels)
-        problem = eqx.tree_at(lambda p: p.star.emulator, problem, exact)
     if engine.amplitude is None:
         return problem, problem, None
     sees = engine.spectrograph
@@ -150,55 +168,59 @@ def settle(
     position: Array,
     v_frame: Array,
     level: Array,
-    *,
-    anchor: bool,
-    last: bool | Array,
-) -> Settled:
-    """Freeze the noise where a star is, and go to the maximum from there.
+    offset: Array,
+) -> tuple[Array, Array, Array]:
+    """Freeze the noise where a star is and go on: where to, whether a maximum, how far [sigma].
 
     Parameters
     ----------
-    anchor
-        Have the parent's flux there.
-    last
-        Whether there will be no further round.
+    offset
+        What the parent has more near this place, if the star is anchored there, or 0.
     """
 
-    def one(flux, ivar, position, v_frame, level):
-        problem, bare, error = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
-        best = maximize(problem, position, 0.0, _STEPS)
-        if anchor or error is not None:
-            sigma = jnp.sqrt(jnp.diagonal(invert(best.curvature.hessian)[0]))
-            moves = jnp.clip(best.position, -6, 6) - jnp.clip(position, -6, 6)
-            still = jnp.max(jnp.abs(moves) / sigma) <= (ANCHORED if anchor else SETTLED)
-        else:
-            still = True  # nothing was frozen
-        settled = best.converged & still
+    def one(flux, ivar, position, v_frame, level, offset):
+        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, offset)
+        best = maximize(problem, position, 0.0, _STEPS_ON)
+        sigma = jnp.sqrt(jnp.diagonal(invert(best.curvature.hessian)[0]))
+        # Far out on the slope to an edge a position may move without the label moving.
+        moves = jnp.clip(best.position, -6, 6) - jnp.clip(position, -6, 6)
+        return best.position, best.converged, jnp.max(jnp.abs(moves) / sigma)
 
-        def finish():
-            return _measure(engine, problem, bare, error, best)
+    return _each(one, flux, ivar, position, v_frame, level, offset)
 
-        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
-        found, at_peak = jax.lax.cond(settled | last, finish, lambda: blank)
-        values, covariance, photons, bad, chi2, dof = found
-        return Settled(
-            best.position, settled, values, covariance, photons, settled & at_peak, bad, chi2, dof
+
+@eqx.filter_jit
+def measure(
+    engine: Any,
+    flux: Array,
+    ivar: Array,
+    position: Array,
+    peak: Array,
+    v_frame: Array,
+    level: Array,
+    offset: Array,
+) -> Measured:
+    """Values, errors and goodness at maxima, `peak` being where to go on from to a sampler's."""
+
+    def one(flux, ivar, position, peak, v_frame, level, offset):
+        problem, bare, error = _frozen(engine, flux, ivar, position, v_frame, level, offset)
+        best = maximize(problem, peak, 1.0, _STEPS_TO_PEAK)
+        slope = problem.prior.slope(best.position)
+        outer = slope[:, None] * slope
+        whole, bad = invert(best.curvature.hessian)
+        alone, worse = invert(curvature(bare, best.position, jnp.ones(())).hessian)
+        values = problem.prior.values(position)
+        return Measured(
+            best.position,
+            best.converged,
+            values,
+            whole * outer,
+            alone * outer,
+            bad | worse,
+            *_goodness(engine, bare, error, values),
         )
 
-    return _each(one, flux, ivar, position, v_frame, level)
-
-
-def _measure(engine, problem, bare, error, best):
-    """Values, covariance and goodness at a maximum; and whether a sampler would find one."""
-    peak = maximize(problem, best.position, 1.0, _PEAK_STEPS)
-    slope = problem.prior.slope(peak.position)
-    outer = slope[:, None] * slope
-    whole, bad = invert(peak.curvature.hessian)
-    alone, worse = invert(curvature(bare, peak.position, jnp.ones(())).hessian)
-    values = problem.prior.values(best.position)
-    goodness = _goodness(engine, bare, error, values)
-    found = values, whole * outer, alone * outer, bad | worse, *goodness
-    return found, peak.converged
+    return _each(one, flux, ivar, position, peak, v_frame, level, offset)
 
 
 def _goodness(engine, bare, error, values):
@@ -221,31 +243,29 @@ def draw_weighted(
     position: Array,
     v_frame: Array,
     level: Array,
+    offset: Array,
     key: Array,
     *,
     num: int,
-    anchor: bool,
 ) -> tuple[Array, ...]:
-    """Draws of the Gaussian at the mode, their weights, and k-hat."""
+    """Draws of the Gaussian that the boxes cut off, their weights, and k-hat."""
     from blackjax.diagnostics import psis_weights
 
-    def one(flux, ivar, position, v_frame, level, key):
-        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
-        peak = maximize(problem, position, 1.0, _PEAK_STEPS)
-        covariance, _ = invert(peak.curvature.hessian)
-        scale = jnp.linalg.cholesky(covariance)
+    def one(flux, ivar, position, v_frame, level, offset, key):
+        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, offset)
+        target = whiten(problem, problem.prior.values(position))
         first, second = jax.random.split(jax.random.wrap_key_data(key))
         normal = jax.random.normal(first, (num, len(position)), jnp.float64)
-        draws = jnp.clip(peak.position + normal @ scale.T, -LARGEST_POSITION, LARGEST_POSITION)
-        ratio = jax.vmap(problem.log_density)(draws) + 0.5 * jnp.sum(normal**2, axis=1)
+        density = jax.lax.map(target.exact, normal, batch_size=_DRAWS_AT_ONCE)
+        ratio = density + 0.5 * jnp.sum(normal**2, axis=1)
         ratio = jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
         log_weight, k_hat = psis_weights(ratio)
         weight = jax.nn.softmax(log_weight)
-        values = jax.vmap(problem.prior.values)(draws)
+        values = jax.vmap(target.values)(normal)
         mean = weight @ values
         sigma = jnp.sqrt(weight @ (values - mean) ** 2)
         chosen = jax.random.choice(second, num, (num,), p=weight)
         usable = jnp.isfinite(k_hat) & jnp.isfinite(mean).all()
         return values[chosen], mean, sigma, jnp.where(usable, k_hat, jnp.inf)
 
-    return _each(one, flux, ivar, position, v_frame, level, key)
+    return _each(one, flux, ivar, position, v_frame, level, offset, key)

@@ -3,6 +3,9 @@
 The continuum coefficients are solved exactly at every point (variable projection), so the search
 runs over the labels and velocities alone. A step costs one Jacobian, columns of which are pushed
 through emulator and instrument together.
+
+The usual mode is sought in the values themselves, straight to the edge of the box where it lies
+there; the one that samplers see in their positions, which the box bends.
 """
 
 from typing import NamedTuple
@@ -18,8 +21,10 @@ from .model import Problem
 LARGEST_POSITION = 8.0
 # Change in sigma below which it is needless to freeze the noise anew.
 SETTLED = 0.05
-_LARGEST_STEP = 2.0
+_AT_EDGE = LARGEST_POSITION - 1e-6
+_LARGEST_STEP, _LARGEST_SHARE = 2.0, 0.4  # in positions; in values, of the width of the box
 # Half the squared distance to the maximum, in posterior sigma: 0.01 sigma and 0.1 sigma.
+_EDGES_AT_ONCE = 4  # rounds of holding what would leave the box
 _GOOD_ENOUGH = 5e-5
 _ACCEPTABLE = 5e-3
 
@@ -57,7 +62,11 @@ def objective(
 def curvature(
     problem: Problem, position: Float[Array, " parameter"], bounded: Float[Array, ""]
 ) -> Curvature:
-    """The objective with gradient and Gauss-Newton Hessian, the continuum projected out."""
+    """The objective with gradient and Gauss-Newton Hessian, the continuum projected out.
+
+    With `bounded` the Hessian has how the box bends positions: against its edge a posterior falls
+    off as fast as the likelihood, however well or badly the label is measured elsewhere.
+    """
     prior = problem.prior
     values, slope = prior.values(position), prior.slope(position)
 
@@ -84,11 +93,18 @@ def curvature(
     hessian = normal[:num, :num] - coupling @ jnp.linalg.solve(nuisance, coupling.T)
     gradient = -normal[:num, last]
     gradient += slope * (prior.precision @ (values - prior.mean))
-    gradient += bounded * (2 * jax.nn.sigmoid(position) - 1)
-    spread = jax.nn.sigmoid(position) * jax.nn.sigmoid(-position)
-    hessian += slope[:, None] * prior.precision * slope + jnp.diag(bounded * 2 * spread)
+    # The second derivative of a value is its slope times this; what bends down is no curvature.
+    bend = -jnp.tanh(0.5 * position)
+    box = jnp.maximum(gradient * bend, 0.0) + 2 * _unit_slope(position)
+    hessian += slope[:, None] * prior.precision * slope + jnp.diag(bounded * box)
+    gradient -= bounded * bend
     cost = _cost(problem, position, normalized, coefficients, bounded)
     return Curvature(cost, gradient, hessian)
+
+
+def _unit_slope(position):
+    """Of a place in the box, from 0 to 1, by the position."""
+    return jax.nn.sigmoid(position) * jax.nn.sigmoid(-position)
 
 
 def _cost(problem, position, normalized, coefficients, bounded):
@@ -130,11 +146,7 @@ def maximize(
 @eqx.filter_jit
 def _maximize(problem, position, bounded, max_steps):
     def step(search):
-        gradient, hessian = _active(search.position, search.curvature)
-        damped = hessian + search.damping * jnp.diag(jnp.diagonal(hessian) + 1e-6)
-        move = -jnp.linalg.solve(damped, gradient)
-        move = move * jnp.minimum(1.0, _LARGEST_STEP / (jnp.max(jnp.abs(move)) + 1e-30))
-        trial = jnp.clip(search.position + move, -LARGEST_POSITION, LARGEST_POSITION)
+        trial = _trial(search, bounded)
         # A Jacobian costs thirty times a spectrum, so it waits until the trial is accepted.
         better = objective(problem, trial, bounded) < search.curvature.cost
         new = jax.lax.cond(
@@ -161,9 +173,41 @@ def _maximize(problem, position, bounded, max_steps):
     return Optimum(search.position, search.curvature, converged, search.steps)
 
 
+def _trial(search, bounded):
+    """Where a damped step leads: in positions, or in values and no further than the box."""
+    position = search.position
+    gradient, hessian = _active(position, search.curvature)
+    in_values = bounded == 0
+    slope = jnp.where(in_values, _unit_slope(position), 1.0)
+    gradient, hessian = gradient / slope, hessian / (slope[:, None] * slope)
+    damped = hessian + search.damping * jnp.diag(jnp.diagonal(hessian) + 1e-6)
+    edges = jax.nn.sigmoid(jnp.asarray([-LARGEST_POSITION, LARGEST_POSITION], jnp.float64))
+    place = jax.nn.sigmoid(position)
+    low, high = jnp.where(in_values, edges - place[:, None], jnp.asarray([-jnp.inf, jnp.inf])).T
+    move = _solve_inside(damped, gradient, low, high)
+    largest = jnp.where(in_values, _LARGEST_SHARE, _LARGEST_STEP)
+    move = move * jnp.minimum(1.0, largest / (jnp.max(jnp.abs(move)) + 1e-30))
+    place = jnp.clip(place + move, *edges)
+    moved = jnp.where(in_values, jnp.log(place) - jnp.log1p(-place), position + move)
+    return jnp.clip(moved, -LARGEST_POSITION, LARGEST_POSITION)
+
+
+def _solve_inside(hessian, gradient, low, high):
+    """The step to the minimum of a parabola, what would leave the box held at its edge."""
+    held, at_edge = jnp.zeros(len(gradient), bool), jnp.zeros(len(gradient))
+    for _ in range(_EDGES_AT_ONCE):
+        free = jnp.where(held, 0.0, 1.0)
+        matrix = hessian * free[:, None] * free + jnp.diag(1 - free)
+        move = jnp.linalg.solve(matrix, -(gradient + hessian @ at_edge) * free) + at_edge
+        leaves = (move < low) | (move > high)
+        at_edge = jnp.where(leaves, jnp.clip(move, low, high), at_edge)
+        held = held | leaves
+    return jnp.clip(move, low, high)
+
+
 def _active(position, curvature):
     """Gradient and Hessian without the parameters that press against the edge of their box."""
-    pressing = (jnp.abs(position) >= LARGEST_POSITION) & (curvature.gradient * position < 0)
+    pressing = (jnp.abs(position) >= _AT_EDGE) & (curvature.gradient * position < 0)
     keep = jnp.where(pressing, 0.0, 1.0)
     hessian = curvature.hessian * keep[:, None] * keep[None, :]
     return curvature.gradient * keep, hessian + jnp.diag(1 - keep)

@@ -252,3 +252,16 @@ def test_refuses_nan_and_wrong_shapes():
         fit_error_amplitude(np.ones(2), np.ones((2, 3)), LABELS)
     with pytest.raises(InputError, match="above 0"):
         fit_error_amplitude(np.zeros(2), np.ones((2, 4)), LABELS)
+
+
+def test_unit_vectors_are_those_of_a_factorisation():
+    """Against QR, of a matrix as ill-conditioned as a continuum with velocities; too few rows."""
+    x = np.linspace(-1, 1, 300)
+    columns = np.polynomial.chebyshev.chebvander(x, 4) * np.exp(3 * x)[:, None]
+    columns = np.hstack([columns, columns @ np.ones((5, 1)) + 1e-6 * np.sin(40 * x)[:, None]])
+    expected, triangle = np.linalg.qr(columns)
+    found = np.asarray(coherent_error._orthonormal(jnp.asarray(columns)))
+    np.testing.assert_allclose(found, expected * np.sign(np.diag(triangle)), atol=1e-8)
+    np.testing.assert_allclose(found.T @ found, np.eye(6), atol=1e-13)
+    few = np.asarray(coherent_error._orthonormal(jnp.asarray(columns[:3])))
+    np.testing.assert_allclose(few.T @ few, np.diag([1.0, 1, 1, 0, 0, 0]), atol=1e-13)

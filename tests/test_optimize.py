@@ -97,3 +97,47 @@ def test_a_bad_hessian_is_flagged_and_still_gives_a_finite_covariance(hessian):
     gaussian = laplace(jnp.zeros(2), jnp.asarray(hessian))
     assert gaussian.bad
     assert np.isfinite(np.asarray(gaussian.scale())).all()
+
+
+@pytest.mark.parametrize("beyond", [3.0, 60.0])
+def test_a_label_on_the_edge_of_its_box(beyond):
+    """The truth lies beyond the box: searches end soon, and the Gaussian is as wide as the cut."""
+    emulator = tiny_emulator(analytic=True, pixels=400)
+    truth = TRUTH["teff"]
+    held = {name: TRUTH[name] for name in ("logg", "fe_h", "v_sini")}
+    star = fake_star()
+    free = Setup.build(star, emulator, *make_prior(emulator.label_space, held), continuum_degree=2)
+    start = free.prior.position(free.starts[0])
+    best = maximize(free.photons, start, 0.0, 60)
+    i = free.prior.names.index("teff")
+    sigma = float(
+        np.sqrt(
+            free.prior.slope(best.position)[i] ** 2
+            * laplace(best.position, best.curvature.hessian).covariance[i, i]
+        )
+    )
+    edge = float(free.prior.values(best.position)[i]) - beyond * sigma
+    prior = free.prior.narrowed("teff", 4500.0, edge)
+    cut = eqx.tree_at(lambda p: p.prior, free.photons, prior)
+    start = prior.position(jnp.clip(free.starts[0], prior.lower, prior.upper))
+    best = maximize(cut, start, 0.0, 60)
+    assert bool(best.converged) and int(best.steps) <= 16
+    assert float(prior.values(best.position)[i]) == pytest.approx(edge, abs=4e-4 * (edge - 4500))
+    peak = maximize(cut, best.position, 1.0, 60)
+    assert bool(peak.converged) and int(peak.steps) <= 16
+    gradient = jax.grad(lambda p: objective(cut, p, ONE))(peak.position)[i]
+    assert abs(gradient) < 0.02 or (float(peak.position[i]) > 7.99 and gradient < 0)
+    gaussian = laplace(peak.position, peak.curvature.hessian)
+    said = float(prior.slope(peak.position)[i] * np.sqrt(gaussian.covariance[i, i]))
+    # The posterior of this label by quadrature, v_rad at its best value.
+    places = edge - sigma * np.linspace(0, 8 / beyond, 200)
+
+    def density(teff):
+        values = prior.values(best.position).at[i].set(teff)
+        return cut.log_likelihood(values)
+
+    weight = np.asarray(jax.lax.map(density, jnp.asarray(places)))
+    weight = np.exp(weight - weight.max())
+    mean = np.average(places, weights=weight)
+    assert said == pytest.approx(np.sqrt(np.average((places - mean) ** 2, weights=weight)), rel=0.3)
+    assert truth > edge
