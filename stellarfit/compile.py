@@ -15,14 +15,21 @@ from jaxtyping import Array, Float, Float32, Float64
 
 from emulators.bundle import tree_to_arrays
 from emulators.compiled_spectra import CompiledSpectra, evaluate_spline
-from emulators.emulator import load_emulator
 from emulators.errors import InputError
 from emulators.fine_step import fine_step
 from emulators.storage import array_hash
 from emulators.units import FWHM
 
 from .arms import Arms
-from .compiled import STILL, CompiledEmulator, Spectrograph, describe, learned_box
+from .compiled import (
+    STILL,
+    CompiledEmulator,
+    Spectrograph,
+    describe,
+    learned_box,
+    load_emulator,
+    uncompiled,
+)
 from .continuum import Continuum
 from .instrument import inside
 from .priors import make_prior
@@ -90,7 +97,7 @@ def compile_emulator(
     ----------
     spectrum : Spectrum
         Any spectrum of the spectrograph: its pixels and resolving power are folded in.
-    emulator : Emulator, optional
+    emulator : Emulator, its name or the path of its file, optional
         The shipped default otherwise.
     fixed : mapping, optional
         Labels that the fits will hold, such as ``{"y_fe": 0.0}``: fewer labels are learned better
@@ -114,7 +121,7 @@ def compile_emulator(
         Several arms, no resolving power, orders whose pixels overlap and differ, no pixel that the
         emulator can model; `fixed` that is no label, or beyond its box.
     """
-    emulator = load_emulator() if emulator is None else emulator
+    emulator = uncompiled(load_emulator(emulator))
     if recipe is None:
         recipe = RECIPES.get(jax.default_backend(), RECIPES["gpu"])
     held = {name: float(value) for name, value in (fixed or {}).items()}

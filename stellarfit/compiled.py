@@ -1,8 +1,8 @@
 """An emulator with one spectrograph in it: a fast network, and the emulator it was made from.
 
 The network is quick and nearly right; its parent is right, and slow. Anchored at some labels, the
-network gives what the parent gives there exactly, and its own derivatives: a fit that is anchored
-where it ends has the maximum of the parent.
+network gives what the parent gives there exactly, and its own derivatives. Where these are wrong by
+a part e, a fit that is anchored where it ends misses the parent's maximum by about e of its error.
 """
 
 import os
@@ -310,20 +310,20 @@ class CompiledEmulator(eqx.Module):
 _FIELDS = ("wavelength", "width", "resolution")
 
 
-def load_emulator(
-    name_or_path: str | os.PathLike[str] | None = None,
-) -> Any:
+def load_emulator(emulator: Any = None) -> Any:
     """Load a shipped emulator by name, or any emulator, compiled or not, by the path of its file.
 
     Parameters
     ----------
-    name_or_path
+    emulator : str, path or emulator, optional
         A name from ``emulators.pretrained.available()``, or the path of an ``.h5`` file; by
-        default the shipped default.
+        default the shipped default. What is an emulator already is given back.
     """
-    if name_or_path is not None and kind_of_bundle(name_or_path) == _KIND:
-        return CompiledEmulator.load(name_or_path)
-    return emulators.emulator.load_emulator(name_or_path)
+    if isinstance(emulator, Emulator | CompiledEmulator):
+        return emulator
+    if emulator is not None and kind_of_bundle(emulator) == _KIND:
+        return CompiledEmulator.load(emulator)
+    return emulators.emulator.load_emulator(emulator)
 
 
 def describe(parent: Emulator) -> list[Any]:

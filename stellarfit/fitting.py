@@ -186,7 +186,7 @@ def fit(
         Several are arms that saw one star: a mapping such as ``{"blue": blue, "red": red}``, or a
         list, where arms are called 1, 2, ... Each keeps its resolving power, unit of flux and
         continuum. An arm that the emulator cannot model is left out and flagged.
-    emulator : Emulator, optional
+    emulator : Emulator, its name or the path of its file, optional
         The shipped default otherwise.
     fixed : mapping, optional
         Parameters to hold, such as ``{"vmic": 1.0, "v_rad": 0.0}``.
@@ -225,7 +225,7 @@ def fit(
         range in any arm.
     """
     began = time.perf_counter()
-    emulator = load_emulator() if emulator is None else emulator
+    emulator = load_emulator(emulator)
     if noise is None:
         noise = default_noise(emulator) if law is None else "law"
     amplitude = amplitude_prior(emulator, noise, law)

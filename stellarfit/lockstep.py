@@ -22,9 +22,9 @@ from .sampling.target import whiten
 from .velocity import WINDOW
 
 STARTS = 3  # templates to start from, where one does not do
-# Steps before the stars that need more are gathered anew: of a search, from a maximum with other
-# noise, and from there to where a sampler sees it.
-_STEPS, _STEPS_ON, _STEPS_TO_PEAK = 6, 3, 4
+# Steps before the stars that need more are gathered anew. A search that goes on from where it was
+# begins with little damping, so it takes a few to find how much a bent valley needs.
+_STEPS = 6
 _DRAWS_AT_ONCE = 8  # of a star; together with a chunk of stars they fill any GPU
 
 
@@ -180,7 +180,7 @@ def settle(
 
     def one(flux, ivar, position, v_frame, level, offset):
         problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, offset)
-        best = maximize(problem, position, 0.0, _STEPS_ON)
+        best = maximize(problem, position, 0.0, _STEPS)
         sigma = jnp.sqrt(jnp.diagonal(invert(best.curvature.hessian)[0]))
         # Far out on the slope to an edge a position may move without the label moving.
         moves = jnp.clip(best.position, -6, 6) - jnp.clip(position, -6, 6)
@@ -204,7 +204,7 @@ def measure(
 
     def one(flux, ivar, position, peak, v_frame, level, offset):
         problem, bare, error = _frozen(engine, flux, ivar, position, v_frame, level, offset)
-        best = maximize(problem, peak, 1.0, _STEPS_TO_PEAK)
+        best = maximize(problem, peak, 1.0, _STEPS)
         slope = problem.prior.slope(best.position)
         outer = slope[:, None] * slope
         whole, bad = invert(best.curvature.hessian)

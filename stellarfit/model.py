@@ -180,7 +180,7 @@ def stellar_model(
     ----------
     spectrum : Spectrum, or several arms
         As `stellarfit.fit` takes them.
-    emulator : Emulator, optional
+    emulator : Emulator, its name or the path of its file, optional
         The shipped default otherwise.
     fit : Fit, optional
         A fit of this star, whose noise is used; made here with `options` otherwise, since the

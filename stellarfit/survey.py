@@ -64,7 +64,7 @@ def fit_survey(sources: Any, emulator: Any = None, *, out: Any, **options: Any) 
     sources : str, path, or sequence of them
         A glob such as ``"spectra/*.fits"``, or paths and globs. Files of one star and of many, of
         any kind that `stellarfit.read_spectrum` reads.
-    emulator : Emulator, optional
+    emulator : Emulator, its name or the path of its file, optional
         The shipped default otherwise.
     out : path
         The catalogue, ``.fits`` or ``.parquet``. Its parts are kept in the folder ``<out>.parts``,
@@ -164,7 +164,7 @@ def run_survey(
                                "format": format, **_check_columns(columns)}  # fmt: skip
     reading = {key: value for key, value in reading.items() if value is not None}
     _check_numbers(medium, resolution=resolution, snr=snr, continuum_degree=continuum_degree)
-    emulator = load_emulator() if emulator is None else emulator
+    emulator = load_emulator(emulator)
     if noise is None:
         noise = default_noise(emulator)
     fitting = {"fixed": dict(fixed or {}), "priors": dict(priors or {}), "noise": noise,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -16,6 +17,7 @@ import stellarfit as sf
 from emulators.compiled_spectra import evaluate_spline, fit_spline
 from emulators.emulator import Emulator
 from emulators.errors import InputError
+from emulators.precision import project
 from stellarfit.compile import Recipe, compile_emulator
 from stellarfit.compiled import CompiledEmulator
 from stellarfit.flags import Flag
@@ -62,6 +64,19 @@ def test_a_spline_is_scipys():
 
 
 @pytest.mark.parametrize("v_rad", [-31.7, 0.0, 23.4])
+def test_slopes_of_a_product_are_those_of_a_matrix():
+    """By the input, and by the weights, for which training asks."""
+    rng = np.random.default_rng(0)
+    x, weight, seed = (rng.normal(size=shape) for shape in ((3, 5), (5, 7), (3, 7)))
+    x, weight = x.astype(np.float32), weight.astype(np.float32)
+    _, pull = jax.vjp(project, jnp.asarray(x), jnp.asarray(weight))
+    by_x, by_weight = pull(jnp.asarray(seed, jnp.float32))
+    np.testing.assert_allclose(by_x, seed @ weight.T, rtol=1e-5)
+    np.testing.assert_allclose(by_weight, x.T @ seed, rtol=1e-5)
+    one = jax.jacfwd(project)(jnp.asarray(x[0]), jnp.asarray(weight))
+    np.testing.assert_array_equal(one, weight.T)
+
+
 def test_anchored_it_is_what_a_spectrograph_sees_of_the_parent(compiled, v_rad):
     star = fake_star({"v_sini": 0.01, "v_rad": v_rad}, noise_free=True, level=1.0)
     seen = normalized(star)
@@ -273,6 +288,7 @@ def test_load_emulator_knows_a_compiled_one(tmp_path):
     found = sf.load_emulator(tmp_path / "fast.h5")
     assert isinstance(found, CompiledEmulator)
     assert found.fingerprint == fast.fingerprint and found.name == "fgk-mgb-s"
+    assert sf.load_emulator(found) is found and sf.load_emulator(parent) is parent
 
 
 def test_a_survey_takes_it(compiled, tmp_path):

@@ -247,3 +247,14 @@ def test_finer_sampling_of_a_wrong_model_buys_no_precision(emulator):
         assert result.flags & Flag.MISMATCH and result.mismatch > 0.005
         errors.append(result.error_sys[0])
     assert errors[1] == pytest.approx(errors[0], rel=0.3)
+
+
+def test_an_emulator_may_be_given_by_its_file(tmp_path):
+    emulator = tiny_emulator(pixels=400)
+    emulator.save(tmp_path / "tiny.h5")
+    fixed = {name: value for name, value in TRUTH.items() if name != "teff"}
+    by_file = fit(fake_star(), tmp_path / "tiny.h5", fixed=fixed, noise="none", robust=False)
+    by_hand = fit(fake_star(), emulator, fixed=fixed, noise="none", robust=False)
+    np.testing.assert_array_equal(by_file.values, by_hand.values)
+    with pytest.raises(InputError, match="no shipped emulator 'nothing'"):
+        fit(fake_star(), "nothing")

@@ -63,7 +63,7 @@ def sample(
     ----------
     spectrum : Spectrum, or several arms
         As `stellarfit.fit` takes them.
-    emulator : Emulator, optional
+    emulator : Emulator, its name or the path of its file, optional
         The shipped default otherwise.
     backend : {"numpyro", "blackjax", "blackjax-hmc", "surrogate"}
         NUTS of either library; Hamiltonian Monte Carlo with trajectories of random length; or NUTS
