@@ -70,8 +70,8 @@ def test_slopes_of_a_product_are_those_of_a_matrix():
     x, weight = x.astype(np.float32), weight.astype(np.float32)
     _, pull = jax.vjp(project, jnp.asarray(x), jnp.asarray(weight))
     by_x, by_weight = pull(jnp.asarray(seed, jnp.float32))
-    np.testing.assert_allclose(by_x, seed @ weight.T, rtol=1e-5)
-    np.testing.assert_allclose(by_weight, x.T @ seed, rtol=1e-5)
+    np.testing.assert_allclose(by_x, seed @ weight.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_weight, x.T @ seed, rtol=1e-5, atol=1e-5)
     one = jax.jacfwd(project)(jnp.asarray(x[0]), jnp.asarray(weight))
     np.testing.assert_allclose(one, weight.T, rtol=1e-6)
 
