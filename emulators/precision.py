@@ -30,7 +30,7 @@ def dot(equation: str, left: Array, right: Array, precision: Precision) -> Array
 def project(x: Float[Array, "*batch fan_in"], weight: Float[Array, "fan_in fan_out"]) -> Array:
     """A product in float32 whose derivatives are products in TF32, many times as fast on a GPU.
 
-    For searches: a slope that is 1e-3 off changes the way to a maximum, and hardly its place.
+    A slope that is 1e-3 off changes the way to a maximum and the error there by as little.
     """
     return dot("...i,io->...o", x, weight, "float32")
 

@@ -90,8 +90,8 @@ def compile_emulator(
 ) -> CompiledEmulator:
     """Make an emulator that is fast for the spectra of one spectrograph.
 
-    Fits end where it is exact all the same, in lockstep those of a S/N above its `snr_limit`: see
-    `stellarfit.compiled`.
+    Single fits end where it is exact all the same, and in lockstep those of a S/N above its
+    `snr_limit` half a sigma from there at most: see `stellarfit.compiled`.
 
     Parameters
     ----------

@@ -321,6 +321,11 @@ def load_emulator(emulator: Any = None) -> Any:
     """
     if isinstance(emulator, Emulator | CompiledEmulator):
         return emulator
+    if not isinstance(emulator, str | os.PathLike | None):
+        raise InputError(
+            f"emulator: got a {type(emulator).__name__}; give an emulator, the name of a shipped "
+            "one or the path of an .h5 file"
+        )
     if emulator is not None and kind_of_bundle(emulator) == _KIND:
         return CompiledEmulator.load(emulator)
     return emulators.emulator.load_emulator(emulator)

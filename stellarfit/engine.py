@@ -2,7 +2,8 @@
 
 For emulators compiled for the spectrograph (`stellarfit.compiled`). Stars are worked on in chunks
 of one size, so that everything compiles once; those that need more steps than most are gathered
-into chunks of their own. Memory does not grow with the number of stars.
+into chunks of their own. Memory of a device does not grow with the number of stars; the host keeps
+a row of the network's coefficients of each beside its spectrum.
 
 What a single star's fit decides on the host is a recipe here: no pixels are down-weighted, and
 stars do not rotate. Each star has its own frame, shifted by a velocity that is found by
@@ -58,7 +59,8 @@ class State(NamedTuple):
     v_frame, level
         The frame's velocity [km/s], and the continuum's rough level.
     offset, anchored
-        What the parent has there more than the network, of stars that are anchored; 0 of others.
+        What the parent has more than the network where a star was anchored, no further off than
+        half a sigma; 0 of stars that are not.
     """
 
     positions: Float64[np.ndarray, "star parameter"]
@@ -247,27 +249,22 @@ class Engine(eqx.Module):
         """
         stars = _Pool(self, flux, ivar, chunk)
         starts, v_frame, level, pixels, snr = stars.run(begin, stars.all)
-        positions = starts[:, 0].copy()
-        cost, done = np.full(len(flux), np.inf), np.zeros(len(flux), bool)
-        for start in range(STARTS):
-            # A further start only where the last one led nowhere.
-            active = np.flatnonzero(~done) if start else stars.all
-            trial = starts[:, start].copy()
-            left = active
-            reached = np.full(len(flux), np.inf)
-            for _ in range(_PASSES[start]):
-                if not len(left):
-                    break
-                place, now, over = stars.run(search, left, trial, v_frame, level)
-                trial[left], reached[left] = place, now
-                left = left[~over]
-            better = reached < cost
-            positions[better], cost[better] = trial[better], reached[better]
-            done = cost < 0.5 * _WRONG * pixels
+        positions = _search(stars, starts, v_frame, level, pixels)
         anchored = ~(snr <= float(self.snr_limit))
-        offset = np.zeros((len(flux), len(self.emulator.network.mean)), np.float32)
-        settled = np.zeros(len(flux), bool)
-        away = np.full(len(flux), np.inf)
+        state, settled = self._settle(stars, positions, v_frame, level, anchored)
+        found = _measure(stars, state)
+        i = self.names.index("v_rad")
+        found["values"][:, i] = _add(found["values"][:, i], v_frame)
+        # Without data nothing is known.
+        enough = pixels > len(self.names) + self.problem.continuum.basis.shape[1]
+        converged = settled & found.pop("at_peak") & enough
+        return Found(**found, converged=converged, pixels=pixels, state=state)
+
+    def _settle(self, stars, positions, v_frame, level, anchored) -> tuple[State, np.ndarray]:
+        """Go on with the emulator's error, and where it is to be at the parent's flux."""
+        positions = positions.copy()
+        offset = np.zeros((len(positions), len(self.emulator.network.mean)), np.float32)
+        settled, away = np.zeros(len(positions), bool), np.full(len(positions), np.inf)
         frozen = np.inf if self.amplitude is None else SETTLED
         active = stars.all
         for _ in range(_ROUNDS):
@@ -277,30 +274,13 @@ class Engine(eqx.Module):
             if len(adrift):
                 (offset[adrift],) = stars.run(anchor, adrift, positions)
                 away[adrift] = 0.0
-            columns = positions, v_frame, level, offset
-            positions[active], converged, moved = stars.run(settle, active, *columns)
+            out = stars.run(settle, active, positions, v_frame, level, offset)
+            positions[active], converged, moved = out
             away[active] += moved
-            at_anchor = ~(anchored & (away > _ADRIFT))[active]
-            settled[active] = converged & (moved <= frozen) & at_anchor
+            near = ~(anchored & (away > _ADRIFT))[active]
+            settled[active] = converged & (moved <= frozen) & near
             active = active[~settled[active]]
-        found: dict[str, Any] = {"peak": positions.copy()}
-        active = stars.all
-        for _ in range(_ROUNDS):
-            if not len(active):
-                break
-            columns = positions, found["peak"], v_frame, level, offset
-            for name, part in stars.run(measure, active, *columns)._asdict().items():
-                shape = (len(flux), *part.shape[1:])
-                found.setdefault(name, np.zeros(shape, part.dtype))[active] = part
-            active = active[~found["at_peak"][active]]
-        i = self.names.index("v_rad")
-        found["values"][:, i] = _add(found["values"][:, i], v_frame)
-        # Without data nothing is known.
-        enough = pixels > len(self.names) + self.problem.continuum.basis.shape[1]
-        converged = settled & found["at_peak"] & enough
-        del found["peak"], found["at_peak"]
-        state = State(positions, v_frame, level, offset, anchored)
-        return Found(**found, converged=converged, pixels=pixels, state=state)
+        return State(positions, v_frame, level, offset, anchored), settled
 
     def draw(self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int) -> Draws:
         """Posteriors by importance: draws of a Gaussian cut off by the boxes, weighted, smoothed.
@@ -325,6 +305,41 @@ class Engine(eqx.Module):
         samples[:, :, i] = _add(samples[:, :, i], state.v_frame[:, None])
         mean[:, i] = _add(mean[:, i], state.v_frame)
         return Draws(samples, mean, sigma, k_hat)
+
+
+def _search(stars, starts, v_frame, level, pixels):
+    """Where photon noise alone leads; from a further start only where the last led nowhere."""
+    positions = starts[:, 0].copy()
+    cost, done = np.full(len(starts), np.inf), np.zeros(len(starts), bool)
+    for start in range(STARTS):
+        left = np.flatnonzero(~done)
+        trial, reached = starts[:, start].copy(), np.full(len(starts), np.inf)
+        for _ in range(_PASSES[start]):
+            if not len(left):
+                break
+            trial[left], reached[left], over = stars.run(search, left, trial, v_frame, level)
+            left = left[~over]
+        better = reached < cost
+        positions[better], cost[better] = trial[better], reached[better]
+        done = cost < 0.5 * _WRONG * pixels
+    return positions
+
+
+def _measure(stars, state):
+    """What `measure` tells of all stars, by name."""
+    found: dict[str, Any] = {}
+    peak, active = state.positions.copy(), stars.all
+    for _ in range(_ROUNDS):
+        if not len(active):
+            break
+        columns = state.positions, peak, state.v_frame, state.level, state.offset
+        out = stars.run(measure, active, *columns)._asdict()
+        peak[active] = out.pop("peak")
+        for name, part in out.items():
+            shape = (len(peak), *part.shape[1:])
+            found.setdefault(name, np.zeros(shape, part.dtype))[active] = part
+        active = active[~out["at_peak"]]
+    return found
 
 
 def _add(one, other):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
@@ -20,7 +21,7 @@ from .judge import Result, judge
 from .laplace import Laplace, laplace
 from .mask import Mismatch
 from .model import Problem
-from .optimize import SETTLED, Optimum, maximize
+from .optimize import SETTLED, Optimum, maximize, moved
 from .priors import VELOCITIES, make_prior
 from .setup import Setup
 from .spectrum import Spectrum
@@ -257,7 +258,7 @@ def fit(
             mismatch = setup.find_mismatch(values, error)
         problem = setup.freeze(values, error, mismatch)
         previous, best = best, maximize(problem, best.position, 0.0, _MAX_STEPS)
-        if _moved(previous, best) < settled:
+        if float(jnp.max(_moved(problem, previous.position, best))) < settled:
             break
     else:
         if isinstance(emulator, CompiledEmulator):
@@ -278,6 +279,9 @@ def fit(
     return _report(setup, problem, best, error, (*parts, gaussian), mismatch, began)
 
 
+_moved = eqx.filter_jit(moved)
+
+
 def _search(setup: Setup) -> Optimum:
     """Short searches from several starts with photon noise alone, and a long one from the best."""
     scouts = [
@@ -286,15 +290,6 @@ def _search(setup: Setup) -> Optimum:
     ]
     best = min(scouts, key=lambda optimum: float(optimum.curvature.cost))
     return maximize(setup.photons, best.position, 0.0, _MAX_STEPS)
-
-
-def _moved(before: Optimum, after: Optimum) -> float:
-    """Largest change between two optima in units of the error, in unbounded positions."""
-    covariance = laplace(after.position, after.curvature.hessian).covariance
-    error = np.sqrt(np.diagonal(np.asarray(covariance)))
-    # Far out on the slope to an edge a position may move without the label moving.
-    old, new = (np.clip(np.asarray(one.position), -6, 6) for one in (before, after))
-    return float(np.max(np.abs(new - old) / error))
 
 
 def _report(

@@ -17,7 +17,7 @@ from .instrument import log_shift
 from .laplace import invert
 from .model import Problem
 from .noise import Noise, NoiseMixture
-from .optimize import curvature, maximize
+from .optimize import curvature, maximize, moved
 from .sampling.target import whiten
 from .velocity import WINDOW
 
@@ -132,7 +132,7 @@ def anchor(
     engine: Any, flux: Array, ivar: Array, position: Array
 ) -> tuple[Float32[Array, "star coefficient"]]:
     """What the parent has at stars' labels more than the network."""
-    del flux, ivar
+    del flux, ivar  # which every work on stars is given
     star, prior = engine.problem.star, engine.problem.prior
 
     def one(position):
@@ -181,10 +181,7 @@ def settle(
     def one(flux, ivar, position, v_frame, level, offset):
         problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, offset)
         best = maximize(problem, position, 0.0, _STEPS)
-        sigma = jnp.sqrt(jnp.diagonal(invert(best.curvature.hessian)[0]))
-        # Far out on the slope to an edge a position may move without the label moving.
-        moves = jnp.clip(best.position, -6, 6) - jnp.clip(position, -6, 6)
-        return best.position, best.converged, jnp.max(jnp.abs(moves) / sigma)
+        return best.position, best.converged, jnp.max(moved(problem, position, best))
 
     return _each(one, flux, ivar, position, v_frame, level, offset)
 

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
-from emulators.emulator import Emulator
-
 from .arms import ZERO_POINT
 from .continuum import Continuum
 from .instrument import Instrument, Pixels, log_shift
@@ -172,7 +170,7 @@ class Problem(eqx.Module):
 
 
 def stellar_model(
-    spectrum: Any, emulator: Emulator | None = None, *, fit: Any = None, **options: Any
+    spectrum: Any, emulator: Any = None, *, fit: Any = None, **options: Any
 ) -> Callable[[], dict[str, Any]]:
     """A NumPyro model of one star, to be sampled as it is or extended.
 

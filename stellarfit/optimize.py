@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float64, Int
 
+from .laplace import invert
 from .model import Problem
 
 # Positions are kept within +-8: there a value is within 0.03% of its box's edge.
@@ -23,8 +24,8 @@ LARGEST_POSITION = 8.0
 SETTLED = 0.05
 _AT_EDGE = LARGEST_POSITION - 1e-6
 _LARGEST_STEP, _LARGEST_SHARE = 2.0, 0.4  # in positions; in values, of the width of the box
+_HOLDING_ROUNDS = 4  # of what would leave the box at its edge
 # Half the squared distance to the maximum, in posterior sigma: 0.01 sigma and 0.1 sigma.
-_EDGES_AT_ONCE = 4  # rounds of holding what would leave the box
 _GOOD_ENOUGH = 5e-5
 _ACCEPTABLE = 5e-3
 
@@ -93,9 +94,9 @@ def curvature(
     hessian = normal[:num, :num] - coupling @ jnp.linalg.solve(nuisance, coupling.T)
     gradient = -normal[:num, last]
     gradient += slope * (prior.precision @ (values - prior.mean))
-    # The second derivative of a value is its slope times this; what bends down is no curvature.
     bend = -jnp.tanh(0.5 * position)
-    box = jnp.maximum(gradient * bend, 0.0) + 2 * _unit_slope(position)
+    # At the mode, whose gradient by the values makes up for the bend of the box.
+    box = 1 - 2 * _unit_slope(position)
     hessian += slope[:, None] * prior.precision * slope + jnp.diag(bounded * box)
     gradient -= bounded * bend
     cost = _cost(problem, position, normalized, coefficients, bounded)
@@ -195,7 +196,7 @@ def _trial(search, bounded):
 def _solve_inside(hessian, gradient, low, high):
     """The step to the minimum of a parabola, what would leave the box held at its edge."""
     held, at_edge = jnp.zeros(len(gradient), bool), jnp.zeros(len(gradient))
-    for _ in range(_EDGES_AT_ONCE):
+    for _ in range(_HOLDING_ROUNDS):
         free = jnp.where(held, 0.0, 1.0)
         matrix = hessian * free[:, None] * free + jnp.diag(1 - free)
         move = jnp.linalg.solve(matrix, -(gradient + hessian @ at_edge) * free) + at_edge
@@ -218,3 +219,16 @@ def _distance(position, curvature):
     gradient, hessian = _active(position, curvature)
     hessian = hessian + 1e-9 * jnp.diag(jnp.diagonal(hessian) + 1e-9)
     return 0.5 * gradient @ jnp.linalg.solve(hessian, gradient)
+
+
+def moved(
+    problem: Problem, before: Float[Array, " parameter"], after: Optimum
+) -> Float64[Array, " parameter"]:
+    """How far values are from those at a position, in sigma of an optimum with `bounded` = 0.
+
+    In values, since a position may go far without its label moving, or hardly where it does.
+    """
+    prior = problem.prior
+    sigma = jnp.sqrt(jnp.diagonal(invert(after.curvature.hessian)[0]))
+    moves = prior.values(after.position) - prior.values(before)
+    return jnp.abs(moves) / (prior.slope(after.position) * sigma)

@@ -13,6 +13,7 @@ import stellarfit as sf
 from emulators.errors import InputError
 from stellarfit.batch import fit_batch
 from stellarfit.engine import Engine
+from stellarfit.lockstep import anchor
 
 STILL = {"v_sini": 0.0}
 SEEN: dict[str, Any] = {"start": 5152.6, "stop": 5161.2, "resolution": 47_000.0}
@@ -80,6 +81,25 @@ def test_up_to_its_limit_the_network_does_alone(engine, compiled, stars, data, f
     assert 1e-3 < shift.max() < 4 * 0.1 * 200 / engine.snr_limit
     draws = trusting.draw(data[0], data[1], loose.state, num=64, seed=1, chunk=3)
     assert np.isfinite(draws.samples[:3]).all()
+
+
+def test_a_star_that_moves_on_is_anchored_anew(compiled, engine, data, found, monkeypatch):
+    rounds = []
+
+    def count(*arguments):
+        rounds.append(len(arguments[1]))
+        return anchor(*arguments)
+
+    monkeypatch.setattr("stellarfit.engine.anchor", count)
+    engine.fit(*(part[:1] for part in data), chunk=1)
+    once = len(rounds)
+    # However little a star moves, it is too far.
+    monkeypatch.setattr("stellarfit.engine._ADRIFT", -1.0)
+    never = engine.fit(*(part[:1] for part in data), chunk=1)
+    assert 1 <= once <= 2 and len(rounds) - once == 7
+    assert found.converged[0] and not never.converged[0]
+    sigma = np.sqrt(np.diagonal(found.covariance[0]))
+    assert (np.abs(never.values[0] - found.values[0]) < 0.05 * sigma).all()
 
 
 def test_velocities_are_found_wherever_they_are(found):

@@ -9,7 +9,7 @@ from fake_star import TRUTH, fake_star
 from tiny import tiny_emulator
 
 from stellarfit.laplace import laplace
-from stellarfit.optimize import curvature, maximize, objective
+from stellarfit.optimize import curvature, maximize, moved, objective
 from stellarfit.priors import make_prior
 from stellarfit.setup import Setup
 
@@ -99,7 +99,24 @@ def test_a_bad_hessian_is_flagged_and_still_gives_a_finite_covariance(hessian):
     assert np.isfinite(np.asarray(gaussian.scale())).all()
 
 
-@pytest.mark.parametrize("beyond", [3.0, 60.0])
+def test_a_jump_to_the_edge_is_as_far_as_the_label_moved(setup, optimum):
+    """In sigma of the values, however little slope the box leaves at the end."""
+    prior, i = setup.prior, setup.prior.names.index("mg_fe")
+    covariance = laplace(optimum.position, optimum.curvature.hessian).covariance
+    sigma = np.sqrt(np.diag(covariance)) * np.asarray(prior.slope(optimum.position))
+    there = optimum._replace(position=optimum.position.at[i].set(8.0))
+    slope = prior.slope(there.position) / prior.slope(optimum.position)
+    hessian = optimum.curvature.hessian * slope[:, None] * slope
+    there = there._replace(curvature=optimum.curvature._replace(hessian=hessian))
+    found = np.asarray(moved(setup.photons, optimum.position, there))
+    expected = np.zeros(len(sigma))
+    expected[i] = (prior.values(there.position) - prior.values(optimum.position))[i] / sigma[i]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    assert expected[i] > 3
+
+
+# Further beyond, the posterior is narrower than 0.03% of the box, where positions end.
+@pytest.mark.parametrize("beyond", [3.0, 30.0])
 def test_a_label_on_the_edge_of_its_box(beyond):
     """The truth lies beyond the box: searches end soon, and the Gaussian is as wide as the cut."""
     emulator = tiny_emulator(analytic=True, pixels=400)
