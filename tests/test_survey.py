@@ -193,11 +193,13 @@ def script(sources, out, hold):
     """Python that goes on with the survey of `whole`; once `hold` is there, no fit ends."""
     return (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import pathlib, time\n"
+        "import pathlib, signal, time\n"
         "import conftest\n"
         "from tiny import tiny_emulator\n"
         "import stellarfit as sf\n"
         "import stellarfit.fit_stars\n"
+        # Ignored by what is started in the background, and so by its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def fit(*args, **options):\n"
         f"    if pathlib.Path({str(hold)!r}).exists():\n"
         "        time.sleep(600)\n"
@@ -221,7 +223,7 @@ def stop_after(part, sources, out, sent, cache):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.002)
     process.send_signal(sent)
-    return process.communicate()[1], process.returncode
+    return process.communicate(timeout=60)[1], process.returncode
 
 
 def test_interrupted_and_killed_runs_end_with_the_same_bytes(whole, sources, emulator, tmp_path):
