@@ -87,8 +87,7 @@ class CompiledSpectra(SpectralModel):
         self, labels: Float[Array, "*batch label"]
     ) -> Float32[Array, "*batch coefficient"]:
         """Of the spline."""
-        features = self.features(labels)
-        return self.mean + project(features, self.basis)
+        return self.mean + project(self.features(labels), self.basis)
 
     def encode(self, wavelength: Float[Array, " pixel"]) -> Float64[Array, " pixel"]:
         """Places of vacuum wavelengths among the coefficients."""

@@ -94,11 +94,10 @@ def curvature(
     hessian = normal[:num, :num] - coupling @ jnp.linalg.solve(nuisance, coupling.T)
     gradient = -normal[:num, last]
     gradient += slope * (prior.precision @ (values - prior.mean))
-    bend = -jnp.tanh(0.5 * position)
+    gradient += bounded * jnp.tanh(0.5 * position)
     # At the mode, whose gradient by the values makes up for the bend of the box.
     box = 1 - 2 * _unit_slope(position)
     hessian += slope[:, None] * prior.precision * slope + jnp.diag(bounded * box)
-    gradient -= bounded * bend
     cost = _cost(problem, position, normalized, coefficients, bounded)
     return Curvature(cost, gradient, hessian)
 

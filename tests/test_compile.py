@@ -291,6 +291,9 @@ def test_load_emulator_knows_a_compiled_one(tmp_path):
     assert isinstance(found, CompiledEmulator)
     assert found.fingerprint == fast.fingerprint and found.name == "fgk-mgb-s"
     assert sf.load_emulator(found) is found and sf.load_emulator(parent) is parent
+    nothing: Any = 5
+    with pytest.raises(InputError, match="emulator: got a int; give an emulator, the name"):
+        sf.load_emulator(nothing)
 
 
 def test_a_survey_takes_it(compiled, tmp_path):

@@ -83,7 +83,7 @@ def test_up_to_its_limit_the_network_does_alone(engine, compiled, stars, data, f
     assert np.isfinite(draws.samples[:3]).all()
 
 
-def test_a_star_that_moves_on_is_anchored_anew(compiled, engine, data, found, monkeypatch):
+def test_a_star_that_moves_on_is_anchored_anew(engine, data, found, monkeypatch):
     rounds = []
 
     def count(*arguments):
@@ -93,7 +93,11 @@ def test_a_star_that_moves_on_is_anchored_anew(compiled, engine, data, found, mo
     monkeypatch.setattr("stellarfit.engine.anchor", count)
     engine.fit(*(part[:1] for part in data), chunk=1)
     once = len(rounds)
-    # However little a star moves, it is too far.
+    # However little a star moves, it is too far; and then where it is, too.
+    monkeypatch.setattr("stellarfit.engine._ADRIFT", 1e-9)
+    engine.fit(*(part[:1] for part in data), chunk=1)
+    assert len(rounds) - once > once
+    del rounds[once:]
     monkeypatch.setattr("stellarfit.engine._ADRIFT", -1.0)
     never = engine.fit(*(part[:1] for part in data), chunk=1)
     assert 1 <= once <= 2 and len(rounds) - once == 7

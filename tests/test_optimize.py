@@ -116,7 +116,7 @@ def test_a_jump_to_the_edge_is_as_far_as_the_label_moved(setup, optimum):
 
 
 # Further beyond, the posterior is narrower than 0.03% of the box, where positions end.
-@pytest.mark.parametrize("beyond", [3.0, 30.0])
+@pytest.mark.parametrize("beyond", [3.0, 20.0])
 def test_a_label_on_the_edge_of_its_box(beyond):
     """The truth lies beyond the box: searches end soon, and the Gaussian is as wide as the cut."""
     emulator = tiny_emulator(analytic=True, pixels=400)
@@ -143,7 +143,7 @@ def test_a_label_on_the_edge_of_its_box(beyond):
     peak = maximize(cut, best.position, 1.0, 60)
     assert bool(peak.converged) and int(peak.steps) <= 16
     gradient = jax.grad(lambda p: objective(cut, p, ONE))(peak.position)[i]
-    assert abs(gradient) < 0.02 or (float(peak.position[i]) > 7.99 and gradient < 0)
+    assert abs(gradient) < 0.02
     gaussian = laplace(peak.position, peak.curvature.hessian)
     said = float(prior.slope(peak.position)[i] * np.sqrt(gaussian.covariance[i, i]))
     # The posterior of this label by quadrature, v_rad at its best value.
