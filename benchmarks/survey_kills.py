@@ -40,7 +40,7 @@ def tell(**found: Any) -> None:
 
 
 def make_stars(compiled: CompiledEmulator, folder: Path, num: int) -> None:
-    """Files of 500 stars that need no anchor; every hundredth is negative, which is an error."""
+    """Files of 500 stars of S/N 10 to 100; every hundredth is negative, which is an error."""
     rng = np.random.default_rng(0)
     labels = compiled.network.label_space.sobol(num, seed=1)
     for name, value in compiled.held:
@@ -50,7 +50,7 @@ def make_stars(compiled: CompiledEmulator, folder: Path, num: int) -> None:
         stars = []
         for i in range(first, min(first + 500, num)):
             flux = np.asarray(compiled.flux_at(jnp.asarray(labels[i]), encoding), np.float64)
-            snr = compiled.snr_limit() * rng.uniform(0.3, 0.9)
+            snr = 10 ** rng.uniform(1.0, 2.0)
             flux = (-1.0 if i % 100 == 7 else 1.0) * flux + rng.normal(0, 1 / snr, len(flux))
             ivar = np.full(len(flux), snr**2)
             stars.append(sf.Spectrum(WAVELENGTH, flux, ivar, resolution=20_000.0, name=f"{i:05d}"))

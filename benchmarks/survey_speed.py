@@ -9,7 +9,6 @@ derivatives as well, which tells what compiling costs. One JSON line a result.
 """
 
 import argparse
-import dataclasses
 import json
 import resource
 import time
@@ -39,6 +38,7 @@ WAVELENGTH = 5105.5 + 0.0955 * np.arange(2000)
 EXAMPLE = Spectrum(WAVELENGTH, np.ones(2000), snr=100, resolution=20_000.0)
 LABELS = ("teff", "logg", "vmic", "fe_h", "mg_fe", "si_fe", "ca_fe", "ti_fe", "cr_fe", "ni_fe")
 JUNK = 0.05
+AT_A_TIME = 8192  # stars that the engine is given: their anchors are kept until they are drawn
 
 
 def tell(**found: Any) -> None:
@@ -61,7 +61,7 @@ def make_compiled(emulator: Any, path: Path | None, recipe: str, out: Path) -> C
     rms = np.asarray(found.rms)
     tell(
         what="compile", seconds=time.perf_counter() - began, rms=np.sqrt(np.mean(rms**2)),
-        rms_median=np.median(rms), snr_limit=found.snr_limit(),
+        rms_median=np.median(rms),
         shift_at_snr_100=np.percentile(np.abs(found.shift), [50, 68, 95], axis=0).round(3).tolist(),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(found.network)),
     )  # fmt: skip
@@ -119,8 +119,7 @@ def parents_shift(engine: Engine, stars: dict, found: Any, num: int) -> np.ndarr
         def one(star):
             flux, ivar, position, v_frame, level = star
             problem = of_star(engine, flux, ivar, v_frame, level)
-            emulator = problem.star.emulator
-            parent = dataclasses.replace(emulator, network=Parent(emulator))
+            parent = Parent(problem.star.emulator)
             problem = eqx.tree_at(lambda p: p.star.emulator, problem, parent)
             here = curvature(problem, position, jnp.zeros(()))
             covariance = jnp.linalg.inv(here.hessian)
@@ -129,36 +128,40 @@ def parents_shift(engine: Engine, stars: dict, found: Any, num: int) -> np.ndarr
 
         return jax.lax.map(one, (flux, ivar, position, v_frame, level))
 
-    state = found.state
-    return np.asarray(
-        step(
-            engine,
-            *(jnp.asarray(part[:num]) for part in (stars["flux"], stars["ivar"])),
-            *(jnp.asarray(part[:num]) for part in state[:3]),
-        )  # fmt: skip
-    )
+    columns = stars["flux"], stars["ivar"], *found.state[:3]
+    return np.asarray(step(engine, *(jnp.asarray(column[:num]) for column in columns)))
 
 
 class Parent(eqx.Module):
-    """A network that is the parent itself."""
+    """What a compiled emulator was made from, through the same spectrograph."""
 
-    emulator: CompiledEmulator
-
-    @property
-    def mean(self) -> Any:
-        return self.emulator.network.mean
-
-    @property
-    def label_space(self) -> Any:
-        return self.emulator.label_space
-
-    @property
-    def step(self) -> float:
-        return self.emulator.step
+    compiled: CompiledEmulator
 
     def flux_at(self, labels: Any, encoding: Any, shift: Any) -> Any:
-        step = self.emulator.step
-        return 1.0 - evaluate_spline(self.emulator.exact(labels), encoding + shift / step)
+        places = encoding + shift / self.compiled.step
+        return 1.0 - evaluate_spline(self.compiled.exact(labels), places)
+
+
+def fit_all(
+    engine: Engine, stars: dict, num: int, chunk: int, draws: int
+) -> tuple[Any, Any, dict[str, float]]:
+    """What is found of stars, their draws and the seconds of both, so many stars at a time."""
+    found, drawn, seconds = [], [], {"fit": 0.0, "draw": 0.0}
+    for first in range(0, num, AT_A_TIME):
+        flux, ivar = (stars[key][first : min(first + AT_A_TIME, num)] for key in ("flux", "ivar"))
+        began = time.perf_counter()
+        part = engine.fit(flux, ivar, chunk=chunk)
+        seconds["fit"] += time.perf_counter() - began
+        if draws:
+            began = time.perf_counter()
+            drawn.append(engine.draw(flux, ivar, part.state, num=draws, seed=2, chunk=chunk))
+            seconds["draw"] += time.perf_counter() - began
+        found.append(part._replace(state=part.state._replace(anchor=None)))
+
+    def join(parts):
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *parts) if parts else None
+
+    return join(found), join(drawn), seconds
 
 
 def main() -> None:
@@ -167,13 +170,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--emulator", default="fgk-mgb-s")
     parser.add_argument("--stars", type=int, default=100_000)
-    parser.add_argument("--posteriors", type=int, default=20_000)
     parser.add_argument("--chunk", type=int, default=4 if on_cpu else 512)
     parser.add_argument("--peer", type=int, default=0, help="stars that curve_fit gets as well")
     parser.add_argument("--recipe", choices=RECIPES, default=jax.default_backend())
     parser.add_argument("--compiled", type=Path)
     parser.add_argument("--noise", default="law")
-    parser.add_argument("--tolerance", type=float, default=0.1, help="sigma, see Engine.build")
+    parser.add_argument("--alone", action="store_true", help="the network, never anchored")
     parser.add_argument("--seconds", type=float, default=1e9)
     arguments = parser.parse_args()
     end = time.perf_counter() + arguments.seconds
@@ -192,55 +194,44 @@ def main() -> None:
         engine = Engine.build(
             compiled, EXAMPLE, fixed=held(compiled) | {"v_sini": 0.0}, noise=noise,
             continuum_degree=3,
-            tolerance=arguments.tolerance,
+            anchored=not arguments.alone,
         )  # fmt: skip
 
-        def fit(num, engine=engine):
-            return engine.fit(stars["flux"][:num], stars["ivar"][:num], chunk=chunk)
-
+        draws = 64 if noise == arguments.noise else 0
         began = time.perf_counter()
-        fit(chunk)
+        fit_all(engine, stars, chunk, chunk, draws)
         tell(what="first chunk", noise=noise, seconds=time.perf_counter() - began)
         num = min(4 * chunk, arguments.stars)
         while True:
             began = time.perf_counter()
-            found = fit(num)
-            seconds = time.perf_counter() - began
-            tell(
-                what="fit", noise=noise, stars=num, seconds=seconds, stars_per_second=num / seconds
-            )
-            if num == arguments.stars or time.perf_counter() + 20 * seconds > end:
+            found, drawn, seconds = fit_all(engine, stars, num, chunk, draws)
+            for step, spent in seconds.items():
+                tell(
+                    what=step, noise=noise, stars=num, seconds=spent,
+                    stars_per_second=num / spent if spent else 0.0,
+                )  # fmt: skip
+            spent = time.perf_counter() - began
+            if num == arguments.stars or time.perf_counter() + 20 * spent > end:
                 break
             num = min(8 * num, arguments.stars)
         report(engine, stars, found, num, noise)
-        tell(what="anchored", noise=noise, share=np.mean(found.state.anchored))
         if noise == "none" and arguments.peer:
-            compare_with_peer(engine, stars, found, num / seconds, min(arguments.peer, num))
+            rate = num / seconds["fit"]
+            compare_with_peer(engine, stars, found, rate, min(arguments.peer, num))
         if noise == "none":
             shift = np.abs(parents_shift(engine, stars, found, min(num, 256)))
             good = ~stars["junk"][: len(shift)] & found.converged[: len(shift)]
-            scaled = shift[good] * np.minimum(100 / stars["snr"][: len(shift)][good], 1)[:, None]
             tell(
                 what="shift of the parent", stars=int(good.sum()),
                 sigma_68_95=np.percentile(shift[good], [68, 95]).tolist(),
-                at_snr_100_at_most=np.percentile(scaled, [68, 95]).tolist(),
-                by_label_95=np.percentile(scaled, 95, axis=0).round(3).tolist(),
+                by_label_95=np.percentile(shift[good], 95, axis=0).round(3).tolist(),
             )  # fmt: skip
-    num = min(num, arguments.posteriors)
-    state = type(found.state)(*(part[:num] for part in found.state))
-    for count in (chunk, num):
-        part = type(state)(*(one[:count] for one in state))
-        began = time.perf_counter()
-        draws = engine.draw(
-            stars["flux"][:count], stars["ivar"][:count], part, num=64, seed=2, chunk=chunk
-        )
-        seconds = time.perf_counter() - began
-        tell(what="draw", stars=count, seconds=seconds, stars_per_second=count / seconds)
-    good = ~stars["junk"][:num]
-    tell(
-        what="k-hat", above=np.mean(draws.k_hat[good] > 0.7),
-        percentiles=np.percentile(draws.k_hat[good], [5, 50, 95]).tolist(),
-    )  # fmt: skip
+        if drawn is not None:
+            k_hat = drawn.k_hat[~stars["junk"][:num]]
+            tell(
+                what="k-hat", above=np.mean(k_hat > 0.7),
+                percentiles=np.percentile(k_hat, [5, 50, 95]).tolist(),
+            )  # fmt: skip
     memory = jax.local_devices()[0].memory_stats() or {}
     tell(
         what="memory", device_gb=memory.get("peak_bytes_in_use", 0) / 1e9,

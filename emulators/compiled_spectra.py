@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, PRNGKeyArray
 
 from .labels import LabelSpace
-from .precision import project
+from .precision import dot, project
 from .spectral_model import SpectralModel
 
 # A cubic B-spline has the samples 1/6, 4/6, 1/6; this root of theirs says how fast its inverse
@@ -87,7 +87,21 @@ class CompiledSpectra(SpectralModel):
         self, labels: Float[Array, "*batch label"]
     ) -> Float32[Array, "*batch coefficient"]:
         """Of the spline."""
-        return self.mean + project(self.features(labels), self.basis)
+        return self.mix(self.features(labels))
+
+    def mix(self, features: Float[Array, "*batch feature"]) -> Float32[Array, "*batch coefficient"]:
+        """Coefficients of features."""
+        return self.mean + project(features, self.basis)
+
+    def along_basis(
+        self, difference: Float[Array, "*batch coefficient"]
+    ) -> Float32[Array, "*batch feature"]:
+        """Features whose coefficients differ most nearly so much.
+
+        The vectors of the basis are orthogonal and of one length.
+        """
+        along = dot("...c,fc->...f", difference, self.basis, "float32")
+        return along / jnp.sum(self.basis[0] ** 2)
 
     def encode(self, wavelength: Float[Array, " pixel"]) -> Float64[Array, " pixel"]:
         """Places of vacuum wavelengths among the coefficients."""

@@ -21,18 +21,11 @@ from emulators.storage import array_hash
 from emulators.units import FWHM
 
 from .arms import Arms
-from .compiled import (
-    STILL,
-    CompiledEmulator,
-    Spectrograph,
-    describe,
-    learned_box,
-    load_emulator,
-    uncompiled,
-)
+from .compiled import CompiledEmulator, describe, learned_box, load_emulator, uncompiled
 from .continuum import Continuum
 from .instrument import inside
 from .priors import make_prior
+from .spectrograph import STILL, Spectrograph
 
 # A cubic spline through samples of a Gaussian line, so many a sigma, errs by 1e-4 of its depth.
 _SAMPLES = 2.5
@@ -90,8 +83,7 @@ def compile_emulator(
 ) -> CompiledEmulator:
     """Make an emulator that is fast for the spectra of one spectrograph.
 
-    Single fits end where it is exact all the same, and in lockstep those of a S/N above its
-    `snr_limit` half a sigma from there at most: see `stellarfit.compiled`.
+    Fits end where it is exact all the same, or half a sigma from there: see `stellarfit.compiled`.
 
     Parameters
     ----------
@@ -157,10 +149,10 @@ def compile_emulator(
         held_out = _draw(draft, unseen, recipe, tell)
         first = _draw(draft, learned[: max(_BASIS_DRAWS, 4 * recipe.features)], recipe, tell)
         network = _with_basis(blank, first)
-        features = [_project(network, first)]
+        features = [_along_basis(network, first)]
         for start in range(len(first), recipe.spectra, _DRAWS_A_CALL):
             spectra = _draw(draft, learned[start : start + _DRAWS_A_CALL], recipe, tell)
-            features.append(_project(network, spectra))
+            features.append(_along_basis(network, spectra))
         network = _train(network, learned, jnp.concatenate(features), recipe, seed, tell)
     error = eqx.filter_jit(network.coefficients)(unseen) - held_out
     rms = np.sqrt(np.mean(np.asarray(error, np.float64) ** 2, axis=1))
@@ -252,10 +244,8 @@ def _with_basis(
 
 
 @eqx.filter_jit
-def _project(network, spectra):
-    """Features of spectra; the vectors of the basis are orthogonal and of one length."""
-    along = jnp.matmul(spectra - network.mean, network.basis.T, precision="highest")
-    return along / jnp.sum(network.basis[0] ** 2)
+def _along_basis(network, spectra):
+    return network.along_basis(spectra - network.mean)
 
 
 def _train(

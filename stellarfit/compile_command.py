@@ -53,11 +53,10 @@ def compile(
     found = {
         "path": str(out), "emulator": compiled.name, "fingerprint": compiled.fingerprint,
         "wavelength": {"first": low, "last": high, "medium": "vacuum"}, "rms": rms,
-        "fixed": dict(compiled.held), "snr_limit": compiled.snr_limit(),
+        "fixed": dict(compiled.held),
     }  # fmt: skip
     if json:
         print(json_module.dumps(found))
         return
     print(f"{out}: {compiled.name} for {low:.1f} .. {high:.1f} Angstrom (vacuum)")
-    print(f"its flux is off by {rms:.1e} (rms) before it is anchored; fits end where it is exact,")
-    print(f"in lockstep those of S/N above {compiled.snr_limit():.0f} a pixel")
+    print(f"its flux is off by {rms:.1e} (rms) before it is anchored; fits end where it is exact")

@@ -1,8 +1,7 @@
 """An emulator with one spectrograph in it: a fast network, and the emulator it was made from.
 
-The network is quick and nearly right; its parent is right, and slow. Anchored at some labels, the
-network gives what the parent gives there exactly, and its own derivatives. Where these are wrong by
-a part e, a fit that is anchored where it ends misses the parent's maximum by about e of its error.
+The network is quick and nearly right; its parent is right, and slow. Anchored at some labels, what
+is used has the parent's flux there and the parent's derivatives, and of the network what bends.
 """
 
 import os
@@ -13,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64
+from jaxtyping import Array, Float, Float32, Float64, Int
 
 import emulators.emulator
 from emulators import pretrained
@@ -24,79 +23,42 @@ from emulators.bundle import (
     tree_to_arrays,
     write_bundle,
 )
-from emulators.compiled_spectra import CompiledSpectra, fit_spline
+from emulators.compiled_spectra import CompiledSpectra, evaluate_spline, fit_spline
 from emulators.emulator import Emulator
 from emulators.error_model import ErrorModel
 from emulators.errors import InputError
 from emulators.fine_step import fine_step
 from emulators.labels import LabelSpace
+from emulators.precision import dot
 from emulators.storage import array_hash
 
 from .instrument import SPLINE_REACH, Instrument, Pixels, Velocities, inside
+from .spectrograph import Spectrograph, line_spread
 
 _KIND = "compiled emulator"
 _FORMAT = 2
-# A spectrograph that differs by more is another one.
-_RESOLUTION_AGREES, _WIDTH_AGREES = 0.005, 0.02
-STILL = Velocities(0.0, 0.0, 0.0, 0.0)
 # Sigma that a round of anchoring may move labels by, and be the last.
 ANCHORED = 0.02
-# Sigma of photon noise that the network may displace labels of 95% of stars by, unanchored.
-TOLERABLE = 0.1
 _HELD = 0.05  # of its box, to either side: what the network knows of a label that is held
 
 
-class Spectrograph(eqx.Module):
-    """How a spectrograph sees each wavelength: what is folded into a compiled emulator.
+class Anchor(eqx.Module):
+    """What a parent has more than the network made of it, to first order about some labels.
 
     Attributes
     ----------
-    wavelength
-        Ascending [vacuum Angstrom].
-    width, resolution
-        Of a pixel there [Angstrom], and lambda / FWHM of the line spread.
+    labels
+        Where.
+    offset
+        Of the spline's coefficients there.
+    slopes
+        Of the network's features there, by labels that are free, in units of their box. What of the
+        derivatives no feature can show is not in them: about 1% of their error was not.
     """
 
-    wavelength: Float64[Array, " place"]
-    width: Float64[Array, " place"]
-    resolution: Float64[Array, " place"]
-
-    def at(self, wavelength: Float64[np.ndarray, " other"]) -> "Spectrograph":
-        """The same at other wavelengths; beyond the ends as at them."""
-        log, places = np.log(wavelength), np.log(np.asarray(self.wavelength))
-        return Spectrograph(
-            jnp.asarray(wavelength),
-            jnp.asarray(np.interp(log, places, np.asarray(self.width))),
-            jnp.asarray(np.interp(log, places, np.asarray(self.resolution))),
-        )
-
-    def check(
-        self,
-        wavelength: Float64[np.ndarray, " pixel"],
-        width: Float64[np.ndarray, " pixel"],
-        resolution: float | Float64[np.ndarray, " pixel"],
-    ) -> None:
-        """Refuse pixels of another spectrograph.
-
-        Raises
-        ------
-        InputError
-            A resolving power that differs by more than 0.5%, a width that does by more than 2%.
-        """
-        mine = self.at(wavelength)
-        for key, found, own, tolerance in (
-            ("resolution", resolution, mine.resolution, _RESOLUTION_AGREES),
-            ("width of a pixel", width, mine.width, _WIDTH_AGREES),
-        ):
-            found = np.broadcast_to(np.asarray(found, np.float64), wavelength.shape)
-            off = np.abs(found / np.asarray(own) - 1)
-            if (off > tolerance).any():
-                i = int(np.argmax(off))
-                raise InputError(
-                    f"{key}: {found[i]:.6g} at {wavelength[i]:.2f} Angstrom, but the emulator was "
-                    f"compiled for {float(own[i]):.6g}; compile one for this spectrograph, or give "
-                    "the emulator that it was made from"
-                )
+    labels: Float64[Array, "*star label"]
+    offset: Float32[Array, "*star coefficient"]
+    slopes: Float32[Array, "*star feature free"]
 
 
 class CompiledEmulator(eqx.Module):
@@ -123,6 +85,8 @@ class CompiledEmulator(eqx.Module):
     shift
         By which the same stars' labels would be displaced, in sigma of photon noise of S/N 100 a
         pixel, one column a label that is free.
+    anchor
+        What makes it exact somewhere; None leaves the network alone.
     """
 
     parent: Emulator
@@ -134,6 +98,7 @@ class CompiledEmulator(eqx.Module):
     shift: Float64[Array, "unseen free"]
     instrument: Instrument
     encoding: Any
+    anchor: Anchor | None = None
 
     @classmethod
     def build(
@@ -164,17 +129,6 @@ class CompiledEmulator(eqx.Module):
     def label_space(self) -> LabelSpace:
         """The parent's."""
         return self.parent.label_space
-
-    def snr_limit(self, tolerance: float = TOLERABLE) -> float:
-        """S/N a pixel up to which the network needs no anchoring.
-
-        Parameters
-        ----------
-        tolerance
-            Sigma of photon noise that it may displace a label by, of 95% of stars.
-        """
-        typical = np.percentile(np.abs(np.asarray(self.shift)), 95, axis=0)
-        return 100.0 * tolerance / float(np.max(typical))
 
     @property
     def wavelength_range(self) -> tuple[float, float]:
@@ -217,24 +171,48 @@ class CompiledEmulator(eqx.Module):
         shift: Float[Array, ""] | float = 0.0,
     ) -> Float[Array, " pixel"]:
         """Normalised flux in pixels at ``wavelength * exp(shift)`` of an encoded grid."""
-        return self.network.flux_at(labels, encoding, shift)
+        places = encoding + shift / self.step
+        if self.anchor is None:
+            return 1.0 - evaluate_spline(self.network.coefficients(labels), places)
+        away = self.to_unit(labels) - self.to_unit(self.anchor.labels)
+        features = self.network.features(labels) + dot(
+            "fu,u->f", self.anchor.slopes, away.astype(jnp.float32), "float32"
+        )
+        return 1.0 - evaluate_spline(self.network.mix(features) + self.anchor.offset, places)
+
+    @property
+    def free(self) -> Int[np.ndarray, " free"]:
+        """Places among the labels of those that are not held."""
+        held = dict(self.held)
+        return np.array([i for i, name in enumerate(self.label_space.names) if name not in held])
+
+    def to_unit(self, labels: Float[Array, " label"]) -> Float[Array, " free"]:
+        """Labels that are free, in units of their box."""
+        return self.label_space.to_unit(labels)[self.free]
 
     def exact(self, labels: Float[Array, " label"]) -> Float[Array, " coefficient"]:
         """The parent's coefficients: its spectrum through the spectrograph."""
         depth = 1.0 - self.parent.flux_at(labels, self.encoding)
         return fit_spline(self.instrument.to_pixels(depth)).astype(jnp.float32)
 
-    def offset(self, labels: Float[Array, " label"]) -> Float32[Array, " coefficient"]:
-        """What the parent's coefficients are more than the network's."""
-        return self.exact(labels) - self.network.coefficients(labels)
+    def anchor_at(self, labels: Float[Array, " label"]) -> Anchor:
+        """What the parent has more than the network at labels, and in its derivatives there."""
+        scale = jnp.asarray(self.label_space.upper) - jnp.asarray(self.label_space.lower)
+        steps = jnp.diag(scale)[self.free]
 
-    def with_offset(self, offset: Float32[Array, " coefficient"]) -> "CompiledEmulator":
-        """The same with so much added to every spectrum; differences remain the network's."""
-        return eqx.tree_at(lambda e: e.network.mean, self, self.network.mean + offset)
+        def along(function):
+            # Of every label at once, beside the value.
+            both = jax.vmap(lambda step: jax.jvp(function, (labels,), (step,)), out_axes=(None, 0))
+            return both(steps)
 
-    def anchored(self, labels: Float[Array, " label"]) -> "CompiledEmulator":
-        """The same with the parent's flux at these labels."""
-        return self.with_offset(self.offset(labels))
+        exact, slopes = along(self.exact)
+        found, own = along(self.network.features)
+        more = self.network.along_basis(slopes) - own
+        return Anchor(labels, exact - self.network.mix(found), more.T)
+
+    def anchored(self, anchor: Anchor) -> "CompiledEmulator":
+        """The same with the parent's flux and derivatives where the anchor is."""
+        return eqx.tree_at(lambda e: e.anchor, self, anchor, is_leaf=lambda leaf: leaf is None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one HDF5 file, without the parent, which `load` is to be given."""
@@ -425,17 +403,6 @@ def make_instrument(
     if velocities.v_sini == velocities.v_mac == 0:
         return Pixels(jnp.asarray(wavelength))
     return Instrument.interpolating(wavelength, step=emulator.step, velocities=velocities)
-
-
-def line_spread(parent: Emulator, seen: Spectrograph) -> Instrument:
-    """From the parent's flux to pixels of the spectrograph."""
-    return Instrument.build(
-        np.asarray(seen.wavelength),
-        np.asarray(seen.width),
-        np.asarray(seen.resolution),
-        step=fine_step(parent.step, np.asarray(seen.resolution)),
-        velocities=STILL,
-    )
 
 
 @eqx.filter_jit

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float64
 
 from emulators.errors import InputError
 from emulators.units import SPEED_OF_LIGHT
 
-from .compiled import TOLERABLE, CompiledEmulator, Spectrograph, with_held
+from .compiled import Anchor, CompiledEmulator, with_held
 from .continuum import Continuum
 from .emulator_error import amplitude_prior, default_noise
 from .instrument import Pixels
@@ -35,6 +35,7 @@ from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
 from .optimize import SETTLED
 from .priors import make_prior
+from .spectrograph import Spectrograph
 from .spectrum import Spectrum
 from .templates import Templates
 from .threads import one_blas_thread
@@ -42,8 +43,7 @@ from .velocity import WINDOW
 
 _PASSES = 7, 2, 2  # of the search from each start, at most
 _ROUNDS = 7  # of freezing the noise, and of going on to where a sampler sees the mode, at most
-# Sigma that a star may move from where it was anchored. What is left then is the network's error in
-# that move: of the 91 stars that were tried, less than 0.07 of it for 95%, so 0.035 sigma.
+# Sigma that a star may move from where it was anchored: how the network bends is all that is left.
 _ADRIFT = 0.5
 _CHUNKS_ON_GPU = 2
 _WRONG = 1.5  # chi^2 a pixel that makes another start worth while
@@ -58,16 +58,15 @@ class State(NamedTuple):
         Of `stellarfit.priors.Prior`.
     v_frame, level
         The frame's velocity [km/s], and the continuum's rough level.
-    offset, anchored
-        What the parent has more than the network where a star was anchored, no further off than
-        half a sigma; 0 of stars that are not.
+    anchor
+        Of each star, no further off than half a sigma; None if the network was to do alone. It
+        takes most of the memory: 60 kB a star with a thousand features and ten labels.
     """
 
     positions: Float64[np.ndarray, "star parameter"]
     v_frame: Float64[np.ndarray, " star"]
     level: Float64[np.ndarray, " star"]
-    offset: Float32[np.ndarray, "star coefficient"]
-    anchored: Bool[np.ndarray, " star"]
+    anchor: Anchor | None
 
 
 class Found(NamedTuple):
@@ -132,8 +131,8 @@ class Engine(eqx.Module):
         To find velocities with.
     amplitude
         Prior of the emulator's error; None leaves photon noise alone.
-    snr_limit
-        S/N a pixel above which stars are anchored.
+    anchored
+        Whether stars end where the emulator is its parent.
     """
 
     emulator: CompiledEmulator
@@ -141,7 +140,7 @@ class Engine(eqx.Module):
     spectrograph: Spectrograph
     templates: Templates
     amplitude: Any
-    snr_limit: Float64[Array, ""]
+    anchored: bool = eqx.field(static=True)
 
     @classmethod
     def build(
@@ -153,7 +152,7 @@ class Engine(eqx.Module):
         priors: Mapping[Any, Any] | None = None,
         noise: str | None = None,
         continuum_degree: int | None = None,
-        tolerance: float = TOLERABLE,
+        anchored: bool = True,
     ) -> "Engine":
         """Lay out what is shared.
 
@@ -166,9 +165,9 @@ class Engine(eqx.Module):
         fixed, priors, noise, continuum_degree
             As of `stellarfit.fit`; ``v_sini`` and ``v_mac`` must be held at 0. Of ``v_rad`` a
             Uniform says where the first guess is sought; the fit may end 50 km/s beyond.
-        tolerance
-            Sigma of photon noise that the compiled network may displace a label of 95% of stars by:
-            those of a S/N where it would by more are anchored at its parent, which takes longer.
+        anchored
+            End where the compiled emulator has its parent's flux and derivatives, which takes
+            longer. Without, the network's error goes into labels and is in no error bar.
 
         Raises
         ------
@@ -223,7 +222,7 @@ class Engine(eqx.Module):
                 emulator, prior, held, wavelength, limits, continuum.basis.shape[1]
             ),
             amplitude=None if amplitude is None else amplitude.arrays,
-            snr_limit=jnp.asarray(emulator.snr_limit(tolerance)),
+            anchored=anchored,
         )
 
     @property
@@ -248,10 +247,9 @@ class Engine(eqx.Module):
             Stars at once: on a GPU 512 or more, on a processor 4 for each core.
         """
         stars = _Pool(self, flux, ivar, chunk)
-        starts, v_frame, level, pixels, snr = stars.run(begin, stars.all)
+        starts, v_frame, level, pixels = stars.run(begin, stars.all)
         positions = _search(stars, starts, v_frame, level, pixels)
-        anchored = ~(snr <= float(self.snr_limit))
-        state, settled = self._settle(stars, positions, v_frame, level, anchored)
+        state, settled = self._settle(stars, positions, v_frame, level)
         found = _measure(stars, state)
         i = self.names.index("v_rad")
         found["values"][:, i] = _add(found["values"][:, i], v_frame)
@@ -260,27 +258,27 @@ class Engine(eqx.Module):
         converged = settled & found.pop("at_peak") & enough
         return Found(**found, converged=converged, pixels=pixels, state=state)
 
-    def _settle(self, stars, positions, v_frame, level, anchored) -> tuple[State, np.ndarray]:
-        """Go on with the emulator's error, and where it is to be at the parent's flux."""
+    def _settle(self, stars, positions, v_frame, level) -> tuple[State, np.ndarray]:
+        """Go on with the emulator's error, and where it is its parent."""
         positions = positions.copy()
-        offset = np.zeros((len(positions), len(self.emulator.network.mean)), np.float32)
-        settled, away = np.zeros(len(positions), bool), np.full(len(positions), np.inf)
+        settled, away = np.zeros(len(positions), bool), np.zeros(len(positions))
         frozen = np.inf if self.amplitude is None else SETTLED
+        anchors = stars.run(anchor, stars.all, positions) if self.anchored else None
         active = stars.all
         for _ in range(_ROUNDS):
             if not len(active):
                 break
-            adrift = active[(anchored & (away > _ADRIFT))[active]]
-            if len(adrift):
-                (offset[adrift],) = stars.run(anchor, adrift, positions)
-                away[adrift] = 0.0
-            out = stars.run(settle, active, positions, v_frame, level, offset)
+            out = stars.run(settle, active, positions, v_frame, level, anchors)
             positions[active], converged, moved = out
             away[active] += moved
-            near = ~(anchored & (away > _ADRIFT))[active]
+            near = (away <= _ADRIFT)[active] | (anchors is None)
             settled[active] = converged & (moved <= frozen) & near
             active = active[~settled[active]]
-        return State(positions, v_frame, level, offset, anchored), settled
+            if anchors is not None:
+                adrift = active[(away > _ADRIFT)[active]]
+                stars.renew(anchors, anchor, adrift, positions)
+                away[adrift] = 0.0
+        return State(positions, v_frame, level, anchors), settled
 
     def draw(self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int) -> Draws:
         """Posteriors by importance: draws of a Gaussian cut off by the boxes, weighted, smoothed.
@@ -298,7 +296,7 @@ class Engine(eqx.Module):
         """
         stars = _Pool(self, flux, ivar, chunk)
         keys = jax.random.key_data(jax.random.split(jax.random.key(seed), len(flux)))
-        columns = state.positions, state.v_frame, state.level, state.offset, np.asarray(keys)
+        columns = state.positions, state.v_frame, state.level, state.anchor, np.asarray(keys)
         work = partial(draw_weighted, num=num)
         samples, mean, sigma, k_hat = stars.run(work, stars.all, *columns)
         i = self.names.index("v_rad")
@@ -332,7 +330,7 @@ def _measure(stars, state):
     for _ in range(_ROUNDS):
         if not len(active):
             break
-        columns = state.positions, peak, state.v_frame, state.level, state.offset
+        columns = state.positions, peak, state.v_frame, state.level, state.anchor
         out = stars.run(measure, active, *columns)._asdict()
         peak[active] = out.pop("peak")
         for name, part in out.items():
@@ -374,7 +372,7 @@ class _Pool:
                 self.engine,
                 jnp.asarray(self.flux[full]),
                 jnp.asarray(self.ivar[full]),
-                *(jnp.asarray(column[full]) for column in columns),
+                *jax.tree.map(lambda column: jnp.asarray(column[full]), columns),
             )
             return jax.tree.map(np.asarray, out)
 
@@ -383,3 +381,9 @@ class _Pool:
             # The first one compiles.
             parts = [one(first), *threads.map(one, others)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(active)], *parts)
+
+    def renew(self, rows, work, active, *columns) -> None:
+        """Replace rows of some stars by new results of `work`."""
+        if len(active):
+            new = self.run(work, active, *columns)
+            jax.tree.map(lambda old, new: old.__setitem__(active, new), rows, new)

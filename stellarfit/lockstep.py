@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Float64
+from jaxtyping import Array, Bool, Float64
 
+from .compiled import Anchor
 from .emulator_error import mix, push
 from .goodness import chi2_and_dof
 from .instrument import log_shift
@@ -62,7 +63,7 @@ def _each(one, *columns):
 
 @eqx.filter_jit
 def begin(engine: Any, flux: Array, ivar: Array) -> tuple[Array, ...]:
-    """Starting positions, the velocity of each star's frame, its level, good pixels and S/N."""
+    """Starting positions, the velocity of each star's frame, its level, its good pixels."""
     prior = engine.problem.prior
 
     def one(flux, ivar):
@@ -71,9 +72,7 @@ def begin(engine: Any, flux: Array, ivar: Array) -> tuple[Array, ...]:
         level = jnp.where(level > 0, level, 1.0)
         values, velocity = engine.templates.match(flux / level, ivar * level**2, STARTS)
         noise = of_star(engine, flux, ivar, velocity, level).noise.central
-        pixels = noise.num_good
-        snr = level * jnp.sqrt(jnp.sum(noise.inverse_variance) / jnp.maximum(pixels, 1.0))
-        return jax.vmap(prior.position)(values), velocity, level, pixels, snr
+        return jax.vmap(prior.position)(values), velocity, level, noise.num_good
 
     return _each(one, flux, ivar)
 
@@ -128,25 +127,24 @@ def search(
 
 
 @eqx.filter_jit
-def anchor(
-    engine: Any, flux: Array, ivar: Array, position: Array
-) -> tuple[Float32[Array, "star coefficient"]]:
-    """What the parent has at stars' labels more than the network."""
+def anchor(engine: Any, flux: Array, ivar: Array, position: Array) -> Anchor:
+    """What makes the network exact at stars' labels."""
     del flux, ivar  # which every work on stars is given
     star, prior = engine.problem.star, engine.problem.prior
 
     def one(position):
         labels, *_ = star.split(prior.values(position))
-        return star.emulator.offset(labels)
+        return star.emulator.anchor_at(labels)
 
-    return (_each(one, position),)
+    return _each(one, position)
 
 
-def _frozen(engine, flux, ivar, position, v_frame, level, offset):
+def _frozen(engine, flux, ivar, position, v_frame, level, anchor):
     """The problem with the emulator's error as it is at a position; without; and that error."""
     problem = of_star(engine, flux, ivar, v_frame, level)
-    exact = problem.star.emulator.with_offset(offset)
-    problem = eqx.tree_at(lambda p: p.star.emulator, problem, exact)
+    if anchor is not None:
+        exact = problem.star.emulator.anchored(anchor)
+        problem = eqx.tree_at(lambda p: p.star.emulator, problem, exact)
     values = problem.prior.values(position)
     if engine.amplitude is None:
         return problem, problem, None
@@ -168,22 +166,22 @@ def settle(
     position: Array,
     v_frame: Array,
     level: Array,
-    offset: Array,
+    anchor: Anchor | None,
 ) -> tuple[Array, Array, Array]:
     """Freeze the noise where a star is and go on: where to, whether a maximum, how far [sigma].
 
     Parameters
     ----------
-    offset
-        What the parent has more near this place, if the star is anchored there, or 0.
+    anchor
+        Near this place; None where the network is to do alone.
     """
 
-    def one(flux, ivar, position, v_frame, level, offset):
-        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, offset)
+    def one(flux, ivar, position, v_frame, level, anchor):
+        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
         best = maximize(problem, position, 0.0, _STEPS)
         return best.position, best.converged, jnp.max(moved(problem, position, best))
 
-    return _each(one, flux, ivar, position, v_frame, level, offset)
+    return _each(one, flux, ivar, position, v_frame, level, anchor)
 
 
 @eqx.filter_jit
@@ -195,12 +193,12 @@ def measure(
     peak: Array,
     v_frame: Array,
     level: Array,
-    offset: Array,
+    anchor: Anchor | None,
 ) -> Measured:
     """Values, errors and goodness at maxima, `peak` being where to go on from to a sampler's."""
 
-    def one(flux, ivar, position, peak, v_frame, level, offset):
-        problem, bare, error = _frozen(engine, flux, ivar, position, v_frame, level, offset)
+    def one(flux, ivar, position, peak, v_frame, level, anchor):
+        problem, bare, error = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
         best = maximize(problem, peak, 1.0, _STEPS)
         slope = problem.prior.slope(best.position)
         outer = slope[:, None] * slope
@@ -217,7 +215,7 @@ def measure(
             *_goodness(engine, bare, error, values),
         )
 
-    return _each(one, flux, ivar, position, peak, v_frame, level, offset)
+    return _each(one, flux, ivar, position, peak, v_frame, level, anchor)
 
 
 def _goodness(engine, bare, error, values):
@@ -240,7 +238,7 @@ def draw_weighted(
     position: Array,
     v_frame: Array,
     level: Array,
-    offset: Array,
+    anchor: Anchor | None,
     key: Array,
     *,
     num: int,
@@ -248,8 +246,8 @@ def draw_weighted(
     """Draws of the Gaussian that the boxes cut off, their weights, and k-hat."""
     from blackjax.diagnostics import psis_weights
 
-    def one(flux, ivar, position, v_frame, level, offset, key):
-        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, offset)
+    def one(flux, ivar, position, v_frame, level, anchor, key):
+        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
         target = whiten(problem, problem.prior.values(position))
         first, second = jax.random.split(jax.random.wrap_key_data(key))
         normal = jax.random.normal(first, (num, len(position)), jnp.float64)
@@ -265,4 +263,4 @@ def draw_weighted(
         usable = jnp.isfinite(k_hat) & jnp.isfinite(mean).all()
         return values[chosen], mean, sigma, jnp.where(usable, k_hat, jnp.inf)
 
-    return _each(one, flux, ivar, position, v_frame, level, offset, key)
+    return _each(one, flux, ivar, position, v_frame, level, anchor, key)

@@ -287,7 +287,9 @@ def _reach(arm, emulator, prior, held):
 @eqx.filter_jit
 def _anchor(problem, values):
     labels, *_ = problem.star.split(values)
-    return eqx.tree_at(lambda p: p.star.emulator, problem, problem.star.emulator.anchored(labels))
+    emulator = problem.star.emulator
+    there = emulator.anchored(emulator.anchor_at(labels))
+    return eqx.tree_at(lambda p: p.star.emulator, problem, there)
 
 
 @eqx.filter_jit

@@ -70,16 +70,16 @@ def test_labels_and_errors_are_those_of_single_fits(engine, compiled, stars, dat
         assert found.chi2[i] / found.dof[i] == pytest.approx(one.chi2 / one.dof_effective, abs=0.1)
 
 
-def test_up_to_its_limit_the_network_does_alone(engine, compiled, stars, data, found):
-    """At S/N 200 these stars are anchored; where the network is said to do, it moves little."""
-    assert found.state.anchored[:3].all()
-    trusting = Engine.build(compiled, stars[0], fixed=STILL, tolerance=1000.0)
-    loose = trusting.fit(*data, chunk=3)
-    assert not loose.state.anchored.any() and loose.converged[:3].all()
+def test_the_network_may_do_alone(compiled, stars, data, found):
+    """Quicker, and off by what compiling tells of labels at this S/N."""
+    quick = Engine.build(compiled, stars[0], fixed=STILL, anchored=False)
+    loose = quick.fit(*data, chunk=3)
+    assert loose.state.anchor is None and loose.converged[:3].all()
     sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
     shift = np.abs(loose.values - found.values)[:3] / sigma[:3]
-    assert 1e-3 < shift.max() < 4 * 0.1 * 200 / engine.snr_limit
-    draws = trusting.draw(data[0], data[1], loose.state, num=64, seed=1, chunk=3)
+    told = np.percentile(np.abs(np.asarray(compiled.shift)), 95, axis=0).max()
+    assert 1e-3 < shift.max() < 4 * told * 200 / 100
+    draws = quick.draw(data[0], data[1], loose.state, num=64, seed=1, chunk=3)
     assert np.isfinite(draws.samples[:3]).all()
 
 
@@ -100,7 +100,7 @@ def test_a_star_that_moves_on_is_anchored_anew(engine, data, found, monkeypatch)
     del rounds[once:]
     monkeypatch.setattr("stellarfit.engine._ADRIFT", -1.0)
     never = engine.fit(*(part[:1] for part in data), chunk=1)
-    assert 1 <= once <= 2 and len(rounds) - once == 7
+    assert 1 <= once <= 2 and len(rounds) - once == 1 + 7
     assert found.converged[0] and not never.converged[0]
     sigma = np.sqrt(np.diagonal(found.covariance[0]))
     assert (np.abs(never.values[0] - found.values[0]) < 0.05 * sigma).all()
