@@ -31,7 +31,7 @@ from stellarfit.compiled import CompiledEmulator  # noqa: E402
 from stellarfit.engine import Engine  # noqa: E402
 from stellarfit.instrument import log_shift  # noqa: E402
 from stellarfit.lockstep import of_star  # noqa: E402
-from stellarfit.optimize import curvature  # noqa: E402
+from stellarfit.optimize import maximize, moved  # noqa: E402
 from stellarfit.spectrum import Spectrum  # noqa: E402
 
 WAVELENGTH = 5105.5 + 0.0955 * np.arange(2000)
@@ -112,30 +112,31 @@ def simulate(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.nd
 
 
 def parents_shift(engine: Engine, stars: dict, found: Any, num: int) -> np.ndarray:
-    """What a Gauss-Newton step with the parent's derivatives adds, in sigma of the photons."""
+    """How far a search that goes on with the parent itself takes labels [sigma of the photons]."""
 
     @eqx.filter_jit
-    def step(engine, flux, ivar, position, v_frame, level):
+    def go_on(engine, flux, ivar, position, v_frame, level):
         def one(star):
             flux, ivar, position, v_frame, level = star
             problem = of_star(engine, flux, ivar, v_frame, level)
             parent = Parent(problem.star.emulator)
             problem = eqx.tree_at(lambda p: p.star.emulator, problem, parent)
-            here = curvature(problem, position, jnp.zeros(()))
-            covariance = jnp.linalg.inv(here.hessian)
-            sigma = jnp.sqrt(jnp.diagonal(covariance))
-            return -(covariance @ here.gradient) / sigma
+            return moved(problem, position, maximize(problem, position, 0.0, 4))
 
         return jax.lax.map(one, (flux, ivar, position, v_frame, level))
 
     columns = stars["flux"], stars["ivar"], *found.state[:3]
-    return np.asarray(step(engine, *(jnp.asarray(column[:num]) for column in columns)))
+    return np.asarray(go_on(engine, *(jnp.asarray(column[:num]) for column in columns)))
 
 
 class Parent(eqx.Module):
     """What a compiled emulator was made from, through the same spectrograph."""
 
     compiled: CompiledEmulator
+
+    @property
+    def label_space(self) -> Any:
+        return self.compiled.label_space
 
     def flux_at(self, labels: Any, encoding: Any, shift: Any) -> Any:
         places = encoding + shift / self.compiled.step

@@ -81,9 +81,11 @@ class FixedGridModel(SpectralModel):
         labels: Float[Array, " labels"],
         encoding: Float64[Array, " pixel"],
         shift: Float[Array, ""] | float = 0.0,
+        precision: Precision = "float32",
     ) -> Float32[Array, " pixel"]:
         """Normalised flux at ``wavelength * exp(shift)`` of an encoded grid; NaN outside."""
-        return 1.0 - _interpolate(self.pixel_depth(labels), encoding + shift / self.step)
+        depth = self.pixel_depth(labels, precision)
+        return 1.0 - _interpolate(depth, encoding + shift / self.step)
 
     def __call__(
         self, labels: Float[Array, " labels"], wavelength: Float[Array, " pixel"]

@@ -16,6 +16,7 @@ from .bundle import arrays_to_tree, read_bundle, tree_to_arrays, write_bundle
 from .error_model import ErrorModel
 from .errors import InputError
 from .labels import LabelSpace
+from .precision import Precision
 from .spectral_model import SpectralModel
 from .storage import array_hash
 from .transformer_payne import TransformerPayne
@@ -100,12 +101,13 @@ class Emulator(eqx.Module):
         labels: Float[Array, " labels"],
         encoding: Any,
         shift: Float[Array, ""] | float = 0.0,
+        precision: Precision = "float32",
     ) -> Float[Array, " pixel"]:
         """Flux at ``wavelength * exp(shift)`` of an encoded grid: pure, differentiable, unchecked.
 
         A radial velocity is ``shift = -log1p(v_rad / c)``.
         """
-        return self.model.flux_at(labels, encoding, shift)
+        return self.model.flux_at(labels, encoding, shift, precision)
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from .labels import LabelSpace
+from .precision import Precision
 
 
 class SpectralModel(eqx.Module):
@@ -24,9 +25,16 @@ class SpectralModel(eqx.Module):
 
     @abc.abstractmethod
     def flux_at(
-        self, labels: Float[Array, " labels"], encoding: Any, shift: Float[Array, ""] | float = 0.0
+        self,
+        labels: Float[Array, " labels"],
+        encoding: Any,
+        shift: Float[Array, ""] | float = 0.0,
+        precision: Precision = "float32",
     ) -> Float[Array, " pixel"]:
-        """Normalised flux at ``wavelength * exp(shift)`` of an encoded grid."""
+        """Normalised flux at ``wavelength * exp(shift)`` of an encoded grid.
+
+        A model may do better than the asked precision.
+        """
 
     @abc.abstractmethod
     def __call__(

@@ -6,6 +6,7 @@ is used has the parent's flux there and the parent's derivatives, and of the net
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -29,7 +30,7 @@ from emulators.error_model import ErrorModel
 from emulators.errors import InputError
 from emulators.fine_step import fine_step
 from emulators.labels import LabelSpace
-from emulators.precision import dot
+from emulators.precision import Precision, dot
 from emulators.storage import array_hash
 
 from .instrument import SPLINE_REACH, Instrument, Pixels, Velocities, inside
@@ -190,13 +191,19 @@ class CompiledEmulator(eqx.Module):
         """Labels that are free, in units of their box."""
         return self.label_space.to_unit(labels)[self.free]
 
-    def exact(self, labels: Float[Array, " label"]) -> Float[Array, " coefficient"]:
+    def exact(
+        self, labels: Float[Array, " label"], precision: Precision = "float32"
+    ) -> Float[Array, " coefficient"]:
         """The parent's coefficients: its spectrum through the spectrograph."""
-        depth = 1.0 - self.parent.flux_at(labels, self.encoding)
+        depth = 1.0 - self.parent.flux_at(labels, self.encoding, precision=precision)
         return fit_spline(self.instrument.to_pixels(depth)).astype(jnp.float32)
 
     def anchor_at(self, labels: Float[Array, " label"]) -> Anchor:
-        """What the parent has more than the network at labels, and in its derivatives there."""
+        """What the parent has more than the network at labels, and in its derivatives there.
+
+        Where a GPU has TF32, in that: 7e-5 (rms) of the coefficients are lost, far less than what
+        any emulator is off by, and a third of the time is won.
+        """
         scale = jnp.asarray(self.label_space.upper) - jnp.asarray(self.label_space.lower)
         steps = jnp.diag(scale)[self.free]
 
@@ -205,7 +212,7 @@ class CompiledEmulator(eqx.Module):
             both = jax.vmap(lambda step: jax.jvp(function, (labels,), (step,)), out_axes=(None, 0))
             return both(steps)
 
-        exact, slopes = along(self.exact)
+        exact, slopes = along(partial(self.exact, precision="tf32"))
         found, own = along(self.network.features)
         more = self.network.along_basis(slopes) - own
         return Anchor(labels, exact - self.network.mix(found), more.T)

@@ -2,8 +2,8 @@
 
 For emulators compiled for the spectrograph (`stellarfit.compiled`). Stars are worked on in chunks
 of one size, so that everything compiles once; those that need more steps than most are gathered
-into chunks of their own. Memory of a device does not grow with the number of stars; the host keeps
-a row of the network's coefficients of each beside its spectrum.
+into chunks of their own. The device keeps an anchor of every star, tens of kilobytes; surveys come
+in parts.
 
 What a single star's fit decides on the host is a recipe here: no pixels are down-weighted, and
 stars do not rotate. Each star has its own frame, shifted by a velocity that is found by
@@ -30,7 +30,7 @@ from .compiled import Anchor, CompiledEmulator, with_held
 from .continuum import Continuum
 from .emulator_error import amplitude_prior, default_noise
 from .instrument import Pixels
-from .lockstep import STARTS, anchor, begin, draw_weighted, measure, search, settle
+from .lockstep import STARTS, anchor, begin, draw_weighted, halfway, measure, search, settle
 from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
 from .optimize import SETTLED
@@ -44,7 +44,7 @@ from .velocity import WINDOW
 _PASSES = 7, 2, 2  # of the search from each start, at most
 _ROUNDS = 7  # of freezing the noise, and of going on to where a sampler sees the mode, at most
 # Sigma that a star may move from where it was anchored: how the network bends is all that is left.
-_ADRIFT = 0.5
+_ADRIFT = 0.25
 _CHUNKS_ON_GPU = 2
 _WRONG = 1.5  # chi^2 a pixel that makes another start worth while
 
@@ -59,8 +59,8 @@ class State(NamedTuple):
     v_frame, level
         The frame's velocity [km/s], and the continuum's rough level.
     anchor
-        Of each star, no further off than half a sigma; None if the network was to do alone. It
-        takes most of the memory: 60 kB a star with a thousand features and ten labels.
+        Of each star, no further off than a quarter of a sigma; None if the network was to do alone. It
+        stays on the device: 60 kB a star with a thousand features and ten labels.
     """
 
     positions: Float64[np.ndarray, "star parameter"]
@@ -260,11 +260,12 @@ class Engine(eqx.Module):
 
     def _settle(self, stars, positions, v_frame, level) -> tuple[State, np.ndarray]:
         """Go on with the emulator's error, and where it is its parent."""
-        positions = positions.copy()
         settled, away = np.zeros(len(positions), bool), np.zeros(len(positions))
         frozen = np.inf if self.amplitude is None else SETTLED
-        anchors = stars.run(anchor, stars.all, positions) if self.anchored else None
-        active = stars.all
+        places, stride = positions.copy(), np.full(len(positions), np.inf)
+        astray = np.zeros(len(positions), bool)
+        anchors = stars.renew(None, anchor, stars.all, places) if self.anchored else None
+        positions, active = positions.copy(), stars.all
         for _ in range(_ROUNDS):
             if not len(active):
                 break
@@ -274,9 +275,14 @@ class Engine(eqx.Module):
             near = (away <= _ADRIFT)[active] | (anchors is None)
             settled[active] = converged & (moved <= frozen) & near
             active = active[~settled[active]]
-            if anchors is not None:
-                adrift = active[(away > _ADRIFT)[active]]
-                stars.renew(anchors, anchor, adrift, positions)
+            adrift = active[(away > _ADRIFT)[active]]
+            if anchors is not None and len(adrift):
+                # Where a label may be almost anything, anchors may send a star to and fro.
+                astray[adrift] |= (away > 0.5 * stride)[adrift]
+                between = np.asarray(halfway(self.problem.prior, places, positions))
+                positions[adrift] = np.where(astray[:, None], between, positions)[adrift]
+                places[adrift], stride[adrift] = positions[adrift], away[adrift]
+                anchors = stars.renew(anchors, anchor, adrift, places)
                 away[adrift] = 0.0
         return State(positions, v_frame, level, anchors), settled
 
@@ -364,9 +370,23 @@ class _Pool:
 
     def run(self, work, active, *columns) -> Any:
         """Results of `work` for some stars, rows of `columns` being theirs, on the host."""
+        parts = [out for _, out in self._chunks(work, active, columns, np.asarray)]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(active)], *parts)
+
+    def renew(self, rows, work, active, *columns) -> Any:
+        """Results of `work` that stay on the device: `rows`, those of some stars replaced."""
+        for full, out in self._chunks(work, active, columns, jax.block_until_ready):
+            if rows is None:
+                rows = jax.tree.map(
+                    lambda leaf: jnp.zeros((len(self.all), *leaf.shape[1:]), leaf.dtype), out
+                )
+            rows = _replace(rows, jnp.asarray(full), out)
+        return rows
+
+    def _chunks(self, work, active, columns, finish):
+        """Of each chunk in turn the stars, the last one filled up by repeating, and the results."""
 
         def one(first):
-            # The last chunk is filled up by repeating a star.
             full = np.resize(active[first : first + self.chunk], self.chunk)
             out = work(
                 self.engine,
@@ -374,16 +394,15 @@ class _Pool:
                 jnp.asarray(self.ivar[full]),
                 *jax.tree.map(lambda column: jnp.asarray(column[full]), columns),
             )
-            return jax.tree.map(np.asarray, out)
+            return full, jax.tree.map(finish, out)
 
         first, *others = range(0, len(active), self.chunk)
         with one_blas_thread(), ThreadPoolExecutor(self.at_once) as threads:
             # The first one compiles.
-            parts = [one(first), *threads.map(one, others)]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(active)], *parts)
+            yield one(first)
+            yield from threads.map(one, others)
 
-    def renew(self, rows, work, active, *columns) -> None:
-        """Replace rows of some stars by new results of `work`."""
-        if len(active):
-            new = self.run(work, active, *columns)
-            jax.tree.map(lambda old, new: old.__setitem__(active, new), rows, new)
+
+@partial(jax.jit, donate_argnums=0)
+def _replace(rows, places, new):
+    return jax.tree.map(lambda old, new: old.at[places].set(new), rows, new)

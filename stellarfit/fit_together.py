@@ -96,8 +96,9 @@ def fit_together(
             np.stack([np.where(one.good, one.ivar, 0.0)[pixels] for one in spectra]),
             chunk=_CHUNK_ON_CPU if jax.default_backend() == "cpu" else _CHUNK,
         )
+    rows = found._replace(state=found.state._replace(anchor=None))
     return [
-        functools.partial(shared.result, one, jax.tree.map(lambda rows, i=i: rows[i], found))
+        functools.partial(shared.result, one, jax.tree.map(lambda rows, i=i: rows[i], rows))
         for i, one in enumerate(spectra)
     ]
 

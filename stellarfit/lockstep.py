@@ -26,6 +26,7 @@ STARTS = 3  # templates to start from, where one does not do
 # Steps before the stars that need more are gathered anew. A search that goes on from where it was
 # begins with little damping, so it takes a few to find how much a bent valley needs.
 _STEPS = 6
+_ANCHORS_AT_ONCE = 128  # each takes 150 MB while it is made
 _DRAWS_AT_ONCE = 8  # of a star; together with a chunk of stars they fill any GPU
 
 
@@ -50,15 +51,17 @@ class Measured(NamedTuple):
     dof: Float64[Array, " star"]
 
 
-def _each(one, *columns):
-    """A function of one star for each of a chunk.
+def _each(one, *columns, at_once=None):
+    """A function of one star for each of a chunk, or of so many of them at once.
 
     A processor does them one after another: batches of small factorisations wait for each other
     there for ever where threads are few (XLA of jax 0.10), and gain nothing.
     """
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda star: one(*star), columns)
-    return jax.vmap(one)(*columns)
+    if at_once is None:
+        return jax.vmap(one)(*columns)
+    return jax.lax.map(lambda star: one(*star), columns, batch_size=at_once)
 
 
 @eqx.filter_jit
@@ -136,7 +139,17 @@ def anchor(engine: Any, flux: Array, ivar: Array, position: Array) -> Anchor:
         labels, *_ = star.split(prior.values(position))
         return star.emulator.anchor_at(labels)
 
-    return _each(one, position)
+    return _each(one, position, at_once=_ANCHORS_AT_ONCE)
+
+
+@eqx.filter_jit
+def halfway(prior: Any, one: Array, other: Array) -> Float64[Array, "star parameter"]:
+    """Positions whose values lie in the middle of those of two others."""
+
+    def middle(one, other):
+        return prior.position((prior.values(one) + prior.values(other)) / 2)
+
+    return jax.vmap(middle)(one, other)
 
 
 def _frozen(engine, flux, ivar, position, v_frame, level, anchor):

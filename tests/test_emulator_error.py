@@ -252,7 +252,7 @@ def test_modes_along_an_axis_are_the_second_moment_of_spectra_with_wrong_labels(
 class NowhereElse(AnalyticModel):
     """No flux outside the box."""
 
-    def flux_at(self, labels, encoding, shift=0.0):
+    def flux_at(self, labels, encoding, shift=0.0, precision="float32"):
         unit = self.label_space.to_unit(labels)
         inside = jnp.all((unit >= -1e-9) & (unit <= 1 + 1e-9))
         return jnp.where(inside, super().flux_at(labels, encoding, shift), jnp.nan)

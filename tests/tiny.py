@@ -45,7 +45,7 @@ class AnalyticModel(SpectralModel):
     def encode(self, wavelength):
         return wavelength
 
-    def flux_at(self, labels, encoding, shift=0.0):
+    def flux_at(self, labels, encoding, shift=0.0, precision="float32"):
         return self(labels, encoding * jnp.exp(shift))
 
     def __call__(self, labels, wavelength):
