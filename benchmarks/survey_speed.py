@@ -38,7 +38,7 @@ WAVELENGTH = 5105.5 + 0.0955 * np.arange(2000)
 EXAMPLE = Spectrum(WAVELENGTH, np.ones(2000), snr=100, resolution=20_000.0)
 LABELS = ("teff", "logg", "vmic", "fe_h", "mg_fe", "si_fe", "ca_fe", "ti_fe", "cr_fe", "ni_fe")
 JUNK = 0.05
-AT_A_TIME = 8192  # stars that the engine is given: their anchors are kept until they are drawn
+AT_A_TIME = 32_768  # stars that the engine is given: their anchors are kept until they are drawn
 
 
 def tell(**found: Any) -> None:

@@ -83,7 +83,7 @@ def compile_emulator(
 ) -> CompiledEmulator:
     """Make an emulator that is fast for the spectra of one spectrograph.
 
-    Fits end where it is exact all the same, or a quarter of a sigma from there: see `stellarfit.compiled`.
+    Fits end where it is exact all the same, or next to there: see `stellarfit.compiled`.
 
     Parameters
     ----------

@@ -59,8 +59,8 @@ class State(NamedTuple):
     v_frame, level
         The frame's velocity [km/s], and the continuum's rough level.
     anchor
-        Of each star, no further off than a quarter of a sigma; None if the network was to do alone. It
-        stays on the device: 60 kB a star with a thousand features and ten labels.
+        Of each star, no further off than a quarter of a sigma; None if the network was to do alone.
+        It stays on the device: 60 kB a star with a thousand features and ten labels.
     """
 
     positions: Float64[np.ndarray, "star parameter"]

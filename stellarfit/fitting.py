@@ -250,16 +250,21 @@ def fit(
     best = _search(setup)
     settled = ANCHORED if isinstance(emulator, CompiledEmulator) else SETTLED
     problem, mismatch = setup.photons, None
+    place, stride, astray = setup.prior.values(best.position), np.inf, False
     for _ in range(_ROUNDS):
         values = setup.prior.values(best.position)
-        setup = setup.anchored(values)
+        place = (place + values) / 2 if astray else values
+        setup = setup.anchored(place)
         error = setup.emulator_error(values)
         if robust:
             mismatch = setup.find_mismatch(values, error)
         problem = setup.freeze(values, error, mismatch)
         previous, best = best, maximize(problem, best.position, 0.0, _MAX_STEPS)
-        if float(jnp.max(_moved(problem, previous.position, best))) < settled:
+        moves = float(jnp.max(_moved(problem, previous.position, best)))
+        if moves < settled:
             break
+        # Where a label may be almost anything, anchors may send a star to and fro.
+        astray, stride = astray or moves > stride / 2, moves
     else:
         if isinstance(emulator, CompiledEmulator):
             # Anchored elsewhere, it is not known to be right here.

@@ -1,0 +1,138 @@
+"""Do a survey's errors hold the truth? Synthesised stars through `fit_survey`, by S/N.
+
+    python benchmarks/survey_coverage.py --out OUT --compiled fast.h5 [--stars 400] [--noise law]
+
+The stars are the synthesiser's, before the spectrograph of `survey_speed.py`: 2,000 pixels at
+R = 20,000, ten labels, the velocity and four coefficients of the continuum free, the emulator that
+is compiled there. The same stars are seen at each S/N. They are written to files, fitted by the
+catalogue's way, and read from the catalogue. What is there already is not made anew, so that the
+stars may come from another machine. One JSON line for each noise and S/N: shares of the
+stars whose truth lies within one error, and within 1.96, by label; and of those alone that no flag
+warns of.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)
+
+from survey_speed import EXAMPLE, LABELS, WAVELENGTH, held, tell  # noqa: E402
+
+import stellarfit as sf  # noqa: E402
+from emulators.physics.synthesizer import LTESynthesizer  # noqa: E402
+from stellarfit.compiled import CompiledEmulator  # noqa: E402
+from stellarfit.instrument import Instrument, Velocities, log_shift  # noqa: E402
+
+SNRS = (50.0, 100.0, 300.0, 1000.0)
+_AT_ONCE = 32
+
+
+def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.ndarray]:
+    """Labels over the box, velocities, and spectra without noise under a continuum."""
+    rng = np.random.default_rng(seed)
+    space = compiled.label_space
+    labels = space.sobol(num, seed=seed)
+    labels[:, [i for i, name in enumerate(space.names) if name not in LABELS]] = 0.0
+    velocity = np.clip(rng.normal(0, 80, num), -300, 300)
+    still = Velocities(0.0, 0.0, 0.0, 0.0)
+    # Two thirds of a sigma of the narrowest line, before the line spread.
+    instrument = Instrument.build(WAVELENGTH, EXAMPLE.width, 20_000.0, step=2e-6, velocities=still)
+    synth = LTESynthesizer.build(np.asarray(instrument.wavelength), space)
+
+    @eqx.filter_jit
+    def see(instrument, depth):
+        return 1.0 - jax.vmap(lambda one: instrument(one, jnp.zeros(()), jnp.zeros(())))(depth)
+
+    flux = np.empty((num, len(WAVELENGTH)))
+    for first in range(0, num, _AT_ONCE):
+        # The last ones again fill up the last batch.
+        part = np.arange(first, first + _AT_ONCE) % num
+        shift = jax.vmap(log_shift)(jnp.asarray(velocity[part]))
+        spectra = synth.batch(jnp.asarray(labels[part]), shift).normalized
+        seen = np.asarray(see(instrument, 1.0 - jnp.asarray(spectra, jnp.float64)))
+        last = min(first + _AT_ONCE, num)
+        flux[first:last] = seen[: last - first]
+    x = np.linspace(-1, 1, len(WAVELENGTH))
+    slope = rng.normal(0, 0.1, (2, num, 1))
+    flux *= 1 + slope[0] * x + slope[1] * x**2
+    return {"flux": flux, "labels": labels, "velocity": velocity}
+
+
+def write(stars: dict[str, np.ndarray], snr: float, path: Path) -> None:
+    """The stars with noise, in one file."""
+    rng = np.random.default_rng(round(snr))
+    flux = stars["flux"] + rng.normal(size=stars["flux"].shape) / snr
+    ivar = np.full(len(WAVELENGTH), snr**2)
+    sf.write_spectra(
+        path,
+        [
+            sf.Spectrum(WAVELENGTH, one, ivar, resolution=20_000.0, name=f"{i:05d}")
+            for i, one in enumerate(flux)
+        ],
+    )
+
+
+def report(catalog: Any, stars: dict[str, np.ndarray], names: list[str], about: dict) -> None:
+    """Shares within one error and within two."""
+    truth = {name: stars["labels"][:, i] for i, name in enumerate(names)}
+    truth = {name: truth[name] for name in LABELS} | {"v_rad": stars["velocity"]}
+    fine = ~(catalog["flag_warn"] | catalog["flag_bad"]).astype(bool)
+    columns = {name: {"vmic": "v_micro"}.get(name, name) for name in truth}
+    off = {
+        name: np.abs(np.asarray(catalog[column]) - truth[name]) / np.asarray(catalog[f"e_{column}"])
+        for name, column in columns.items()
+    }
+    rows = {"all": np.isfinite(off["teff"]), "unflagged": np.isfinite(off["teff"]) & fine}
+    for which, used in rows.items():
+        shares = {
+            level: {name: np.mean(one[used] < within).round(3) for name, one in off.items()}
+            for level, within in (("within_68", 1.0), ("within_95", 1.96))
+        }
+        tell(
+            **about, rows=which, stars=int(used.sum()),
+            mean_68=np.mean(list(shares["within_68"].values())),
+            mean_95=np.mean(list(shares["within_95"].values())), **shares,
+        )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--compiled", type=Path, required=True)
+    parser.add_argument("--stars", type=int, default=400)
+    parser.add_argument("--noise", nargs="+", default=["law"])
+    parser.add_argument("--snr", type=float, nargs="*", default=SNRS, help="none: synthesise alone")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    compiled = CompiledEmulator.load(given.compiled)
+    names = list(compiled.label_space.names)
+    assert dict(compiled.held) == held(compiled), "compiled for other labels"
+    began = time.perf_counter()
+    made = given.out / "stars.npz"
+    if not made.exists():
+        np.savez(made, **synthesise(compiled, given.stars, 11))
+    stars = dict(np.load(made))
+    tell(what="synthesise", stars=given.stars, seconds=time.perf_counter() - began)
+    for snr in given.snr:
+        source = given.out / f"snr{snr:g}.h5"
+        write(stars, snr, source)
+        for noise in given.noise:
+            began = time.perf_counter()
+            catalog = sf.fit_survey(
+                source, compiled, out=given.out / f"{noise}-{snr:g}.fits", noise=noise,
+                fixed={"v_sini": 0.0}, robust=False, continuum_degree=3,
+                part_size=given.stars, progress=False,
+            )  # fmt: skip
+            about = {"noise": noise, "snr": snr, "seconds": time.perf_counter() - began}
+            report(catalog, stars, names, about)
+
+
+if __name__ == "__main__":
+    main()
