@@ -17,6 +17,7 @@ from . import __version__
 from .abundances import IRON, hydrogen_name, over_hydrogen
 from .arms import ZERO_POINT, Arms
 from .flags import BAD, WARN, Flag
+from .importance import Drawn
 from .readers.frame import FRAMES
 
 # Of the columns and header, as docs/catalog.md has them: one more where a column changes what it
@@ -73,36 +74,50 @@ def result_row(result: Any) -> tuple[dict[str, Any], list[str]]:
     """Put one result into a row of plain numbers, over its own parameters, which come with it."""
     fit = _fit_of(result)
     parameters = _parameters([fit])
-    return _row(fit, None if result is fit else result, parameters), parameters
+    row = _row(fit, None if result is fit else result, parameters)
+    if isinstance(result, Drawn):
+        draws = np.full((len(result.samples), len(parameters)), np.nan)
+        draws[:, [parameters.index(name) for name in result.names]] = result.samples
+        row |= {"k_hat": result.k_hat, "draws": draws.ravel()}
+    return row, parameters
 
 
-def blank_row(parameters: Sequence[str]) -> dict[str, Any]:
+def blank_row(parameters: Sequence[str], num_draws: int = 0) -> dict[str, Any]:
     """The row of a star that has no result: NaN for what is real, 0 for what is counted."""
     row: dict[str, Any] = {"name": "", "medium": "", "frame": ""}
     for parameter in parameters:
         column = _column_name(parameter)
+        stems = [column]
         names = [column, f"e_{column}", *(f"e_{column}_{part}" for part in _PARTS)]
         if parameter.endswith("_fe") and IRON in parameters:
-            names += [hydrogen_name(parameter), f"e_{hydrogen_name(parameter)}"]
+            stems.append(hydrogen_name(parameter))
+            names += [stems[1], f"e_{stems[1]}"]
+        if num_draws:
+            names += [f"{stem}_p{percent}" for stem in stems for percent in _PERCENTILES]
         row |= dict.fromkeys(names, np.nan)
     number = len(parameters)
-    return row | {
-        "chi2": np.nan,
-        "dof": 0,
-        "dof_effective": np.nan,
-        "p_value": np.nan,
-        "snr": np.nan,
-        "num_pixels": 0,
-        "result_flags": 0,
-        **_judge(0),
-        "covariance": np.full(number * (number + 1) // 2, np.nan),
-    }
+    drawn = {"k_hat": np.nan, "draws": np.full(num_draws * number, np.nan)} if num_draws else {}
+    return (
+        row
+        | drawn
+        | {
+            "chi2": np.nan,
+            "dof": 0,
+            "dof_effective": np.nan,
+            "p_value": np.nan,
+            "snr": np.nan,
+            "num_pixels": 0,
+            "result_flags": 0,
+            **_judge(0),
+            "covariance": np.full(number * (number + 1) // 2, np.nan),
+        }
+    )
 
 
-def failed_row(name: str, parameters: Sequence[str]) -> dict[str, Any]:
+def failed_row(name: str, parameters: Sequence[str], num_draws: int = 0) -> dict[str, Any]:
     """The row of a star that could not be read or fitted."""
     flags = int(Flag.FAILED)
-    return blank_row(parameters) | {"name": name, "result_flags": flags} | _judge(flags)
+    return blank_row(parameters, num_draws) | {"name": name, "result_flags": flags} | _judge(flags)
 
 
 def widen_row(
@@ -115,7 +130,13 @@ def widen_row(
     packed.T[np.triu_indices(number)] = row["covariance"]
     where = [list(wider).index(name) for name in parameters]
     whole[np.ix_(where, where)] = packed
-    return blank_row(wider) | row | {"covariance": whole[np.triu_indices(len(wider))]}
+    found: dict[str, Any] = {"covariance": whole[np.triu_indices(len(wider))]}
+    num_draws = len(row.get("draws", ())) // number
+    if num_draws:
+        draws = np.full((num_draws, len(wider)), np.nan)
+        draws[:, where] = np.reshape(row["draws"], (num_draws, number))
+        found["draws"] = draws.ravel()
+    return blank_row(wider, num_draws) | row | found
 
 
 def header(emulator: Any, parameters: Sequence[str], seed: int | None = None) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from emulators.units import SPEED_OF_LIGHT
 from .compiled import Anchor, CompiledEmulator, with_held
 from .continuum import Continuum
 from .emulator_error import amplitude_prior, default_noise
+from .importance import Weighted, star_keys
 from .instrument import Pixels
-from .lockstep import STARTS, anchor, begin, draw_weighted, halfway, measure, search, settle
+from .lockstep import STARTS, anchor, begin, draw, halfway, measure, search, settle
 from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
 from .optimize import SETTLED
@@ -97,25 +98,6 @@ class Found(NamedTuple):
     dof: Float64[np.ndarray, " star"]
     pixels: Float64[np.ndarray, " star"]
     state: State
-
-
-class Draws(NamedTuple):
-    """Of stars: draws of the posterior, and whether they can be trusted.
-
-    Attributes
-    ----------
-    samples
-        Drawn from the Gaussian that the boxes cut off, and again by their smoothed importance.
-    mean, sigma
-        Of the weighted draws.
-    k_hat
-        Shape of the tail of the weights; above 0.7 they cannot be trusted (Vehtari et al. 2024).
-    """
-
-    samples: Float64[np.ndarray, "star draw parameter"]
-    mean: Float64[np.ndarray, "star parameter"]
-    sigma: Float64[np.ndarray, "star parameter"]
-    k_hat: Float64[np.ndarray, " star"]
 
 
 class Engine(eqx.Module):
@@ -286,7 +268,9 @@ class Engine(eqx.Module):
                 away[adrift] = 0.0
         return State(positions, v_frame, level, anchors), settled
 
-    def draw(self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int) -> Draws:
+    def draw(
+        self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int
+    ) -> Weighted:
         """Posteriors by importance: draws of a Gaussian cut off by the boxes, weighted, smoothed.
 
         Parameters
@@ -298,17 +282,16 @@ class Engine(eqx.Module):
         num
             Draws a star.
         seed
-            Of the draws.
+            Of the draws, which hang on it and on a star's flux, not on its neighbours.
         """
         stars = _Pool(self, flux, ivar, chunk)
-        keys = jax.random.key_data(jax.random.split(jax.random.key(seed), len(flux)))
-        columns = state.positions, state.v_frame, state.level, state.anchor, np.asarray(keys)
-        work = partial(draw_weighted, num=num)
+        columns = state.positions, state.v_frame, state.level, state.anchor, star_keys(seed, flux)
+        work = partial(draw, num=num)
         samples, mean, sigma, k_hat = stars.run(work, stars.all, *columns)
         i = self.names.index("v_rad")
         samples[:, :, i] = _add(samples[:, :, i], state.v_frame[:, None])
         mean[:, i] = _add(mean[:, i], state.v_frame)
-        return Draws(samples, mean, sigma, k_hat)
+        return Weighted(samples, mean, sigma, k_hat)
 
 
 def _search(stars, starts, v_frame, level, pixels):

@@ -16,6 +16,7 @@ from emulators.errors import InputError, one_line
 from .catalog import failed_row, result_row, widen_row
 from .fit_together import can_fit_together, fit_together, hash_pixels
 from .fitting import fit
+from .importance import draw_alone
 from .sources import Source, read_stars
 from .spectrum import Spectrum
 
@@ -45,7 +46,8 @@ def fit_stars(
         At least one.
     emulator
     reading, fitting
-        Arguments of `stellarfit.read_spectrum` and of `stellarfit.fit`.
+        Arguments of `stellarfit.read_spectrum` and of `stellarfit.fit`; of fitting also ``draws``,
+        how many are wanted of each posterior, and their ``seed``.
     tell
         Told of every star, once it is done.
 
@@ -56,13 +58,13 @@ def fit_stars(
     list of str
         The parameters that the rows' covariances are over.
     """
-    labels = list(emulator.label_space.names)
+    labels, draws = list(emulator.label_space.names), fitting.get("draws", 0)
     together = can_fit_together(emulator, fitting)
     found: dict[int, tuple[dict[str, Any], list[str]]] = {}
     groups: dict[str, list[tuple[int, Spectrum]]] = {}
 
     def finish(i: int, spectrum: Any, find: Callable[[], Any]) -> None:
-        row, own, reason = _row_of(stars[i], spectrum, find, labels)
+        row, own, reason = _row_of(stars[i], spectrum, find, labels, draws)
         found[i] = row | {"source": stars[i].path, "row": stars[i].row, "reason": reason}, own
         tell(1, int(bool(reason)))
 
@@ -97,10 +99,13 @@ def _fit_group(spectra, emulator, fitting) -> list[Callable[[], Any]]:
 
 def _fit_alone(spectrum, emulator, fitting) -> Any:
     _forget_compilations()
-    return fit(spectrum, emulator, **fitting)
+    options = dict(fitting)
+    num, seed = options.pop("draws", 0), options.pop("seed", 0)
+    found = fit(spectrum, emulator, **options)
+    return draw_alone(found, num, seed) if num else found
 
 
-def _row_of(star, spectrum, find, labels) -> tuple[dict[str, Any], list[str], str]:
+def _row_of(star, spectrum, find, labels, draws) -> tuple[dict[str, Any], list[str], str]:
     name = star.path
     try:
         if isinstance(spectrum, Exception):
@@ -110,7 +115,7 @@ def _row_of(star, spectrum, find, labels) -> tuple[dict[str, Any], list[str], st
         return row, own, ""
     # Whatever one star brings up, the others are fitted.
     except Exception as error:
-        return failed_row(name, labels), labels, _reason(error, star.path)
+        return failed_row(name, labels, draws), labels, _reason(error, star.path)
 
 
 def _reason(error: Exception, path: str) -> str:

@@ -26,6 +26,7 @@ from .continuum import default_degree, rough_level
 from .emulator_error import AmplitudePrior, amplitude_prior
 from .engine import Engine, Found
 from .goodness import Goodness
+from .importance import Drawn, Weighted
 from .judge import Result, judge
 from .lockstep import of_star
 from .priors import VELOCITIES, describe_priors, make_prior
@@ -64,7 +65,7 @@ def hash_pixels(spectrum: Spectrum) -> str:
 
 def fit_together(
     spectra: Sequence[Spectrum], emulator: CompiledEmulator, fitting: Mapping[str, Any]
-) -> list[Callable[[], Result]]:
+) -> list[Callable[[], Result | Drawn]]:
     """Fit stars of the same pixels; their masks may differ.
 
     Parameters
@@ -73,32 +74,38 @@ def fit_together(
         Alike by `hash_pixels`.
     emulator
     fitting
-        Arguments of `stellarfit.fit`.
+        Arguments of `stellarfit.fit`; and where draws are wanted their number, ``draws``, and
+        ``seed``.
 
     Returns
     -------
     list of callable
-        Of each star its result; it raises where something is wrong with this star.
+        Of each star its result, with draws where they are wanted; it raises where something is
+        wrong with this star.
 
     Raises
     ------
     InputError
         What `stellarfit.engine.Engine.build` cannot do, which `stellarfit.fit` may.
     """
-    options = {key: value for key, value in fitting.items() if key != "robust"}
+    others = ("robust", "draws", "seed")
+    options = {key: value for key, value in fitting.items() if key not in others}
     described = options | {"priors": describe_priors(options["priors"])}
     same = (id(emulator), hash_pixels(spectra[0]), json.dumps(described, sort_keys=True))
     with _ALL_CORES:
         shared = _share(_Wanted(same, emulator, spectra[0], options))
         pixels = shared.pixels
-        found = shared.engine.fit(
-            np.stack([one.flux[pixels] for one in spectra]),
-            np.stack([np.where(one.good, one.ivar, 0.0)[pixels] for one in spectra]),
-            chunk=_CHUNK_ON_CPU if jax.default_backend() == "cpu" else _CHUNK,
-        )
-    rows = found._replace(state=found.state._replace(anchor=None))
+        flux = np.stack([one.flux[pixels] for one in spectra])
+        ivar = np.stack([np.where(one.good, one.ivar, 0.0)[pixels] for one in spectra])
+        chunk = _CHUNK_ON_CPU if jax.default_backend() == "cpu" else _CHUNK
+        found, drawn = shared.engine.fit(flux, ivar, chunk=chunk), None
+        if num := fitting.get("draws"):
+            drawn = shared.engine.draw(
+                flux, ivar, found.state, num=num, seed=fitting["seed"], chunk=chunk
+            )
+    rows = found._replace(state=found.state._replace(anchor=None)), drawn
     return [
-        functools.partial(shared.result, one, jax.tree.map(lambda rows, i=i: rows[i], rows))
+        functools.partial(shared.result, one, *jax.tree.map(lambda rows, i=i: rows[i], rows))
         for i, one in enumerate(spectra)
     ]
 
@@ -125,7 +132,7 @@ class _Shared(NamedTuple):
     fixed: dict[str, float]
     amplitude: AmplitudePrior | None
 
-    def result(self, spectrum: Spectrum, found: Found) -> Result:
+    def result(self, spectrum: Spectrum, found: Found, drawn: Weighted | None) -> Result | Drawn:
         """What one star has of the engine's findings, judged as a single fit is."""
         engine, v_frame = self.engine, float(found.state.v_frame)
         reach = np.zeros(len(spectrum), bool)
@@ -138,7 +145,7 @@ class _Shared(NamedTuple):
         prior, (low, high) = engine.problem.prior, self.limits
         lower, upper = np.array(prior.lower), np.array(prior.upper)
         lower[i], upper[i] = max(low, v_frame - WINDOW), min(high, v_frame + WINDOW)
-        return judge(
+        result = judge(
             seen,
             engine.emulator,
             engine.names,
@@ -152,6 +159,11 @@ class _Shared(NamedTuple):
             converged=bool(found.converged),
             bad=bool(found.bad),
             amplitude=self.amplitude,
+        )
+        return (
+            result
+            if drawn is None
+            else Drawn(result, np.asarray(drawn.samples), float(drawn.k_hat))
         )
 
 

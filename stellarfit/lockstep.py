@@ -14,12 +14,12 @@ from jaxtyping import Array, Bool, Float64
 from .compiled import Anchor
 from .emulator_error import mix, push
 from .goodness import chi2_and_dof
+from .importance import Weighted, draw_and_weigh
 from .instrument import log_shift
 from .laplace import invert
 from .model import Problem
 from .noise import Noise, NoiseMixture
 from .optimize import curvature, maximize, moved
-from .sampling.target import whiten
 from .velocity import WINDOW
 
 STARTS = 3  # templates to start from, where one does not do
@@ -27,7 +27,6 @@ STARTS = 3  # templates to start from, where one does not do
 # begins with little damping, so it takes a few to find how much a bent valley needs.
 _STEPS = 6
 _ANCHORS_AT_ONCE = 128  # each takes 150 MB while it is made
-_DRAWS_AT_ONCE = 8  # of a star; together with a chunk of stars they fill any GPU
 
 
 class Measured(NamedTuple):
@@ -244,7 +243,7 @@ def _goodness(engine, bare, error, values):
 
 
 @eqx.filter_jit
-def draw_weighted(
+def draw(
     engine: Any,
     flux: Array,
     ivar: Array,
@@ -255,25 +254,12 @@ def draw_weighted(
     key: Array,
     *,
     num: int,
-) -> tuple[Array, ...]:
+) -> Weighted:
     """Draws of the Gaussian that the boxes cut off, their weights, and k-hat."""
-    from blackjax.diagnostics import psis_weights
 
     def one(flux, ivar, position, v_frame, level, anchor, key):
         problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
-        target = whiten(problem, problem.prior.values(position))
-        first, second = jax.random.split(jax.random.wrap_key_data(key))
-        normal = jax.random.normal(first, (num, len(position)), jnp.float64)
-        density = jax.lax.map(target.exact, normal, batch_size=_DRAWS_AT_ONCE)
-        ratio = density + 0.5 * jnp.sum(normal**2, axis=1)
-        ratio = jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
-        log_weight, k_hat = psis_weights(ratio)
-        weight = jax.nn.softmax(log_weight)
-        values = jax.vmap(target.values)(normal)
-        mean = weight @ values
-        sigma = jnp.sqrt(weight @ (values - mean) ** 2)
-        chosen = jax.random.choice(second, num, (num,), p=weight)
-        usable = jnp.isfinite(k_hat) & jnp.isfinite(mean).all()
-        return values[chosen], mean, sigma, jnp.where(usable, k_hat, jnp.inf)
+        values = problem.prior.values(position)
+        return draw_and_weigh(problem, values, jax.random.wrap_key_data(key), num)
 
     return _each(one, flux, ivar, position, v_frame, level, anchor, key)

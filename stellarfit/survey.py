@@ -27,6 +27,7 @@ from .sources import COLUMN_KEYS, find_files, list_stars
 from .survey_folder import SurveyFolder
 from .survey_progress import Progress
 
+_FEWEST_DRAWS = 32  # whose weights have a tail to be told from
 _RETRIES = 2  # of a part, where a worker reports an error of its own
 
 
@@ -111,6 +112,8 @@ def run_survey(
     noise: str | None = None,
     continuum_degree: int | None = None,
     robust: bool = True,
+    draws: int = 0,
+    seed: int = 0,
     part_size: int = 100,
     progress: bool = True,
 ) -> Summary:
@@ -135,6 +138,10 @@ def run_survey(
         ``error``, ``mask``, ``wavelength_unit``, ``hdu``, as of `stellarfit.read_spectrum`.
     fixed, priors, noise, continuum_degree, robust
         As of `stellarfit.fit`, of all stars alike.
+    draws, seed : int
+        Draws of each posterior by importance, and their seed; by default none. They are in the
+        catalogue with percentiles and ``k_hat``; above 0.7 they are flagged, and the star wants
+        `stellarfit.sample`.
     part_size : int
         Stars of a part; a kill costs at most the time of one part.
     progress : bool
@@ -158,6 +165,8 @@ def run_survey(
         raise InputError(
             f"shard: {shard[0]}/{shard[1]}; give i/n with 0 <= i < n, such as 0/8 to 7/8"
         )
+    if draws and draws < _FEWEST_DRAWS:
+        raise InputError(f"draws: {draws}; give {_FEWEST_DRAWS} or more, or 0 for none")
     if part_size < 1:
         raise InputError(f"part_size: {part_size}; give at least one star a part")
     reading: dict[str, Any] = {"medium": medium, "resolution": resolution, "snr": snr,
@@ -169,12 +178,14 @@ def run_survey(
         noise = default_noise(emulator)
     fitting = {"fixed": dict(fixed or {}), "priors": dict(priors or {}), "noise": noise,
                "continuum_degree": continuum_degree, "robust": robust}  # fmt: skip
+    if draws:
+        fitting |= {"draws": draws, "seed": seed}
     _check_fitting(emulator, fitting)
     files = find_files(sources)
     folder = SurveyFolder(out)
     folder.begin(
         _config(emulator, files, reading, fitting, part_size),
-        header(emulator, []),
+        header(emulator, [], seed if draws else None),
         emulator.label_space.names,
         list_stars(files, reading),
         resume=resume or shard is not None,

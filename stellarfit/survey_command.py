@@ -62,6 +62,10 @@ def survey(
     mask: Mask = None,
     wavelength_unit: Unit = None,
     format: Format = None,
+    draws: Annotated[
+        int, typer.Option(help="Draws of each posterior by importance, 32 or more; 0: none.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     part_size: Annotated[
         int, typer.Option(help="Stars of a part; a kill costs at most one part.")
     ] = 100,
@@ -94,6 +98,8 @@ def survey(
         noise=noise,
         continuum_degree=continuum_degree,
         robust=robust,
+        draws=draws,
+        seed=seed,
         part_size=part_size,
         progress=not json,
     )

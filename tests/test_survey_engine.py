@@ -10,6 +10,7 @@ from astropy.table import Table
 from fake_star import compile_tiny, fake_star
 
 import stellarfit as sf
+from emulators.errors import InputError
 from stellarfit import fit_together as together
 from stellarfit.catalog import make_catalog, read_catalog
 from stellarfit.cli import main
@@ -105,6 +106,36 @@ def test_rows_are_those_of_single_fits(out, sources, emulator):
                                one["dof_effective"] - one["dof"], atol=0.2)  # fmt: skip
     np.testing.assert_allclose(found["chi2"][:3], one["chi2"][:3], atol=0.2)
     np.testing.assert_allclose(found["p_value"][:3], one["p_value"][:3], atol=0.02)
+
+
+def test_draws_come_with_the_rows(out, sources, emulator, small_chunks, tmp_path):
+    """Of stars in lockstep and of those that are fitted by themselves; the seed is a part of it."""
+    drawing: dict[str, Any] = {"draws": 64, "seed": 5, "progress": False, **READING}
+    several = tmp_path / "several.fits"
+    found = sf.fit_survey([sources[0], sources[2]], emulator, out=several, **drawing, **FITTING)
+    plain = read_catalog(out)
+    assert found.meta["SEED"] == 5 and found["reason"][1] == plain["reason"][2]
+    names = found.meta["COVNAMES"].split(",")
+    draws = np.reshape(found["draws"], (2, 64, len(names)))
+    assert np.isnan(draws[1]).all() and np.isnan(found["k_hat"][1])
+    assert found["k_hat"][0] < 0.7
+    one = draws[0, :, names.index("teff")]
+    percents = [found[f"teff_p{percent}"][0] for percent in (16, 50, 84)]
+    np.testing.assert_allclose(percents, np.percentile(one, (16, 50, 84)))
+    assert found["teff"][0] == pytest.approx(plain["teff"][0])
+    # Whatever else is in its part.
+    single = {"out": tmp_path / "alone.fits", **drawing}
+    alone = sf.fit_survey(sources[0], emulator, **single, **FITTING)
+    assert alone["k_hat"][0] == pytest.approx(found["k_hat"][0], rel=1e-6)
+    # By itself, and with a velocity that may be anything: other draws of the same posterior.
+    single["out"] = tmp_path / "robust.fits"
+    robust = sf.fit_survey(sources[0], emulator, **single, fixed={"v_sini": 0.0})
+    for name in ("teff", "logg", "fe_h", "mg_fe", "mg_h"):
+        assert abs(robust[f"{name}_p50"][0] - found[f"{name}_p50"][0]) < 0.5 * found[f"e_{name}"][0]
+        width = [row[f"{name}_p84"] - row[f"{name}_p16"] for row in (found[0], robust[0])]
+        np.testing.assert_allclose(width, 2 * found[f"e_{name}"][0], rtol=0.35)
+    with pytest.raises(InputError, match="draws: 8; give 32 or more"):
+        sf.fit_survey(sources[0], emulator, out=tmp_path / "few.fits", draws=8, **READING)
 
 
 @pytest.mark.parametrize(("place", "reason"), [(2, "cut short"), (5, "a positive continuum")])
