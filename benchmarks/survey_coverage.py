@@ -28,10 +28,11 @@ from survey_speed import EXAMPLE, LABELS, WAVELENGTH, held, tell  # noqa: E402
 import stellarfit as sf  # noqa: E402
 from emulators.physics.synthesizer import LTESynthesizer  # noqa: E402
 from stellarfit.compiled import CompiledEmulator  # noqa: E402
-from stellarfit.instrument import Instrument, Velocities, log_shift  # noqa: E402
+from stellarfit.instrument import Instrument, Velocities  # noqa: E402
 
 SNRS = (50.0, 100.0, 300.0, 1000.0)
-_AT_ONCE = 32
+_AT_ONCE, _STEP = 32, 2e-6
+C = 299_792.458  # km/s
 
 
 def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.ndarray]:
@@ -40,11 +41,16 @@ def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.
     space = compiled.label_space
     labels = space.sobol(num, seed=seed)
     labels[:, [i for i, name in enumerate(space.names) if name not in LABELS]] = 0.0
-    velocity = np.clip(rng.normal(0, 80, num), -300, 300)
     still = Velocities(0.0, 0.0, 0.0, 0.0)
     # Two thirds of a sigma of the narrowest line, before the line spread.
-    instrument = Instrument.build(WAVELENGTH, EXAMPLE.width, 20_000.0, step=2e-6, velocities=still)
-    synth = LTESynthesizer.build(np.asarray(instrument.wavelength), space)
+    instrument = Instrument.build(WAVELENGTH, EXAMPLE.width, 20_000.0, step=_STEP, velocities=still)
+    # A star moves by whole steps, so that nothing is interpolated.
+    reach = int(300.0 / C / _STEP)
+    steps = np.clip(np.round(rng.normal(0, 80.0 / C / _STEP, num)), -reach, reach).astype(int)
+    places = np.asarray(instrument.wavelength)
+    beyond = _STEP * np.arange(1, reach + 1)
+    wider = [places[0] * np.exp(-beyond[::-1]), places, places[-1] * np.exp(beyond)]
+    synth = LTESynthesizer.build(np.concatenate(wider), space)
 
     @eqx.filter_jit
     def see(instrument, depth):
@@ -54,11 +60,13 @@ def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.
     for first in range(0, num, _AT_ONCE):
         # The last ones again fill up the last batch.
         part = np.arange(first, first + _AT_ONCE) % num
-        shift = jax.vmap(log_shift)(jnp.asarray(velocity[part]))
-        spectra = synth.batch(jnp.asarray(labels[part]), shift).normalized
-        seen = np.asarray(see(instrument, 1.0 - jnp.asarray(spectra, jnp.float64)))
+        spectra = synth.batch(jnp.asarray(labels[part]), jnp.zeros(_AT_ONCE)).normalized
+        depth = 1.0 - np.asarray(spectra, np.float64)
+        there = reach - steps[part, None] + np.arange(len(places))
+        seen = np.asarray(see(instrument, jnp.asarray(np.take_along_axis(depth, there, axis=1))))
         last = min(first + _AT_ONCE, num)
         flux[first:last] = seen[: last - first]
+    velocity = C * np.expm1(_STEP * steps)
     x = np.linspace(-1, 1, len(WAVELENGTH))
     slope = rng.normal(0, 0.1, (2, num, 1))
     flux *= 1 + slope[0] * x + slope[1] * x**2
@@ -129,16 +137,18 @@ def main() -> None:
         new: dict[str, Any] = synthesise(compiled, given.stars, 11)
         np.savez(made, **new)
     stars = dict(np.load(made))
-    tell(what="synthesise", stars=given.stars, seconds=time.perf_counter() - began)
+    num = len(stars["flux"])
+    tell(what="synthesise", stars=num, seconds=time.perf_counter() - began)
     for snr in given.snr:
         source = given.out / f"snr{snr:g}.h5"
-        write(stars, snr, source)
+        if not source.exists():
+            write(stars, snr, source)
         for noise in given.noise:
             began = time.perf_counter()
             catalog = sf.fit_survey(
                 source, compiled, out=given.out / f"{noise}-{snr:g}.fits", noise=noise,
                 fixed={"v_sini": 0.0}, robust=False, continuum_degree=3,
-                draws=64, part_size=given.stars, progress=False,
+                draws=64, part_size=num, progress=False, resume=True,
             )  # fmt: skip
             about = {"noise": noise, "snr": snr, "seconds": time.perf_counter() - began}
             report(catalog, stars, names, about)

@@ -47,6 +47,7 @@ _ROUNDS = 7  # of freezing the noise, and of going on to where a sampler sees th
 # Sigma that a star may move from where it was anchored: how the network bends is all that is left.
 _ADRIFT = 0.25
 _CHUNKS_ON_GPU = 2
+_ANCHORS_ON_GPU = 32  # at once, 150 MB each while they are made
 _WRONG = 1.5  # chi^2 a pixel that makes another start worth while
 
 
@@ -242,30 +243,30 @@ class Engine(eqx.Module):
 
     def _settle(self, stars, positions, v_frame, level) -> tuple[State, np.ndarray]:
         """Go on with the emulator's error, and where it is its parent."""
-        settled, away = np.zeros(len(positions), bool), np.zeros(len(positions))
-        frozen = np.inf if self.amplitude is None else SETTLED
-        places, stride = positions.copy(), np.full(len(positions), np.inf)
-        astray = np.zeros(len(positions), bool)
-        anchors = stars.renew(None, anchor, stars.all, places) if self.anchored else None
-        positions, active = positions.copy(), stars.all
+        number, frozen = len(positions), np.inf if self.amplitude is None else SETTLED
+        settled, astray = np.zeros(number, bool), np.zeros(number, bool)
+        # None is anchored yet, or need ever be.
+        away = np.full(number, np.inf if self.anchored else -np.inf)
+        positions, anchors, active = positions.copy(), None, stars.all
+        places, last = positions.copy(), np.zeros_like(positions)
         for _ in range(_ROUNDS):
             if not len(active):
                 break
+            adrift = active[away[active] > _ADRIFT]
+            if len(adrift):
+                # Where a label may be almost anything, anchors may send a star to and fro.
+                step = positions - places
+                astray[adrift] |= np.sum(step * last, axis=1)[adrift] < 0
+                between = np.asarray(halfway(self.problem.prior, places, positions))
+                positions[adrift] = np.where(astray[:, None], between, positions)[adrift]
+                places[adrift], last[adrift] = positions[adrift], step[adrift]
+                anchors = stars.renew(anchors, anchor, adrift, places)
+                away[adrift] = 0.0
             out = stars.run(settle, active, positions, v_frame, level, anchors)
             positions[active], converged, moved = out
             away[active] += moved
-            near = (away <= _ADRIFT)[active] | (anchors is None)
-            settled[active] = converged & (moved <= frozen) & near
+            settled[active] = converged & (moved <= frozen) & (away <= _ADRIFT)[active]
             active = active[~settled[active]]
-            adrift = active[(away > _ADRIFT)[active]]
-            if anchors is not None and len(adrift):
-                # Where a label may be almost anything, anchors may send a star to and fro.
-                astray[adrift] |= (away > 0.5 * stride)[adrift]
-                between = np.asarray(halfway(self.problem.prior, places, positions))
-                positions[adrift] = np.where(astray[:, None], between, positions)[adrift]
-                places[adrift], stride[adrift] = positions[adrift], away[adrift]
-                anchors = stars.renew(anchors, anchor, adrift, places)
-                away[adrift] = 0.0
         return State(positions, v_frame, level, anchors), settled
 
     def draw(
@@ -349,16 +350,19 @@ class _Pool:
         self.flux, self.ivar = flux, ivar
         self.all = np.arange(len(flux))
         # On a GPU, so that some chunks travel while others are worked on.
-        self.at_once = _cores() if jax.default_backend() == "cpu" else _CHUNKS_ON_GPU
+        on_cpu = jax.default_backend() == "cpu"
+        self.at_once = _cores() if on_cpu else _CHUNKS_ON_GPU
+        self.anchors = 1 if on_cpu else _ANCHORS_ON_GPU
 
     def run(self, work, active, *columns) -> Any:
         """Results of `work` for some stars, rows of `columns` being theirs, on the host."""
-        parts = [out for _, out in self._chunks(work, active, columns, np.asarray)]
+        parts = [out for _, out in self._chunks(work, active, columns, self.chunk, np.asarray)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(active)], *parts)
 
     def renew(self, rows, work, active, *columns) -> Any:
         """Results of `work` that stay on the device: `rows`, those of some stars replaced."""
-        for full, out in self._chunks(work, active, columns, jax.block_until_ready):
+        chunks = self._chunks(work, active, columns, self.anchors, jax.block_until_ready)
+        for full, out in chunks:
             if rows is None:
                 rows = jax.tree.map(
                     lambda leaf: jnp.zeros((len(self.all), *leaf.shape[1:]), leaf.dtype), out
@@ -366,11 +370,11 @@ class _Pool:
             rows = _replace(rows, jnp.asarray(full), out)
         return rows
 
-    def _chunks(self, work, active, columns, finish):
+    def _chunks(self, work, active, columns, chunk, finish):
         """Of each chunk in turn the stars, the last one filled up by repeating, and the results."""
 
         def one(first):
-            full = np.resize(active[first : first + self.chunk], self.chunk)
+            full = np.resize(active[first : first + chunk], chunk)
             out = work(
                 self.engine,
                 jnp.asarray(self.flux[full]),
@@ -379,7 +383,7 @@ class _Pool:
             )
             return full, jax.tree.map(finish, out)
 
-        first, *others = range(0, len(active), self.chunk)
+        first, *others = range(0, len(active), chunk)
         with one_blas_thread(), ThreadPoolExecutor(self.at_once) as threads:
             # The first one compiles.
             yield one(first)

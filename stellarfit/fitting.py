@@ -250,21 +250,24 @@ def fit(
     best = _search(setup)
     settled = ANCHORED if isinstance(emulator, CompiledEmulator) else SETTLED
     problem, mismatch = setup.photons, None
-    place, stride, astray = setup.prior.values(best.position), np.inf, False
+    place, last, astray = best.position, jnp.zeros(()), False
     for _ in range(_ROUNDS):
-        values = setup.prior.values(best.position)
-        place = (place + values) / 2 if astray else values
-        setup = setup.anchored(place)
+        if astray:
+            middle = (setup.prior.values(place) + setup.prior.values(best.position)) / 2
+            best = best._replace(position=setup.prior.position(middle))
+        place, values = best.position, setup.prior.values(best.position)
+        setup = setup.anchored(values)
         error = setup.emulator_error(values)
         if robust:
             mismatch = setup.find_mismatch(values, error)
         problem = setup.freeze(values, error, mismatch)
-        previous, best = best, maximize(problem, best.position, 0.0, _MAX_STEPS)
-        moves = float(jnp.max(_moved(problem, previous.position, best)))
-        if moves < settled:
+        best = maximize(problem, place, 0.0, _MAX_STEPS)
+        if float(jnp.max(_moved(problem, place, best))) < settled:
             break
         # Where a label may be almost anything, anchors may send a star to and fro.
-        astray, stride = astray or moves > stride / 2, moves
+        step = best.position - place
+        compiled = isinstance(emulator, CompiledEmulator)
+        astray, last = astray or (compiled and float(jnp.sum(step * last)) < 0), step
     else:
         if isinstance(emulator, CompiledEmulator):
             # Anchored elsewhere, it is not known to be right here.

@@ -35,6 +35,7 @@ class Flag(enum.IntFlag):
     AIR_VACUUM = 1 << 23
     K_HAT = 1 << 24
     FAILED = 1 << 25
+    POOR_DRAWS = 1 << 26
 
 
 SENTENCES = {
@@ -62,8 +63,9 @@ SENTENCES = {
     Flag.AIR_VACUUM: "v_rad is what a slow star has whose air and vacuum were mixed up: check it",
     Flag.ARM_UNUSED: "an arm has no pixel that can be fitted; the others were fitted without it",
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
-    Flag.K_HAT: "Pareto k-hat exceeds 0.7: the draws miss the posterior; sample by NUTS",
+    Flag.K_HAT: "Pareto k-hat exceeds 0.7: the surrogate misses the posterior; sample by NUTS",
     Flag.FAILED: "the star could not be read or fitted: the catalogue's column reason says why",
+    Flag.POOR_DRAWS: "k_hat exceeds 0.7: draws and percentiles miss the posterior; sample by NUTS",
 }
 
 # A result with one of these should not enter a catalogue without a look.

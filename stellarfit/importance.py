@@ -18,6 +18,7 @@ from .model import Problem
 from .sampling.target import whiten
 
 TRUSTED = 0.7  # k-hat up to which weighted draws can be (Vehtari et al. 2024, JMLR 25, 72)
+_WEIGHED = 0.9  # of the draws, at least
 _AT_ONCE = 8  # draws of a star; together with a chunk of stars they fill any GPU
 
 
@@ -63,8 +64,8 @@ class Drawn:
 
     @property
     def flags(self) -> Flag:
-        """``k_hat``, if the draws cannot be trusted."""
-        return Flag.K_HAT if self.k_hat > TRUSTED else Flag(0)
+        """``poor_draws``, if these cannot be trusted."""
+        return Flag.POOR_DRAWS if self.k_hat > TRUSTED else Flag(0)
 
 
 def draw_and_weigh(
@@ -86,14 +87,15 @@ def draw_and_weigh(
     normal = jax.random.normal(first, (num, len(values)), jnp.float64)
     density = jax.lax.map(target.exact, normal, batch_size=_AT_ONCE)
     ratio = density + 0.5 * jnp.sum(normal**2, axis=1)
-    ratio = jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
-    log_weight, k_hat = psis_weights(ratio)
+    log_weight, k_hat = psis_weights(jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf))
     weight = jax.nn.softmax(log_weight)
     drawn = jax.vmap(target.values)(normal)
     mean = weight @ drawn
     sigma = jnp.sqrt(weight @ (drawn - mean) ** 2)
     chosen = jax.random.choice(second, num, (num,), p=weight)
-    usable = jnp.isfinite(k_hat) & jnp.isfinite(mean).all()
+    # The tail of a few weights tells nothing of draws without any.
+    enough = jnp.mean(jnp.isfinite(ratio)) > _WEIGHED
+    usable = enough & jnp.isfinite(k_hat) & jnp.isfinite(mean).all()
     return Weighted(drawn[chosen], mean, sigma, jnp.where(usable, k_hat, jnp.inf))
 
 

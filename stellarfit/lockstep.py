@@ -26,7 +26,6 @@ STARTS = 3  # templates to start from, where one does not do
 # Steps before the stars that need more are gathered anew. A search that goes on from where it was
 # begins with little damping, so it takes a few to find how much a bent valley needs.
 _STEPS = 6
-_ANCHORS_AT_ONCE = 128  # each takes 150 MB while it is made
 
 
 class Measured(NamedTuple):
@@ -50,17 +49,15 @@ class Measured(NamedTuple):
     dof: Float64[Array, " star"]
 
 
-def _each(one, *columns, at_once=None):
-    """A function of one star for each of a chunk, or of so many of them at once.
+def _each(one, *columns):
+    """A function of one star for each of a chunk.
 
     A processor does them one after another: batches of small factorisations wait for each other
     there for ever where threads are few (XLA of jax 0.10), and gain nothing.
     """
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda star: one(*star), columns)
-    if at_once is None:
-        return jax.vmap(one)(*columns)
-    return jax.lax.map(lambda star: one(*star), columns, batch_size=at_once)
+    return jax.vmap(one)(*columns)
 
 
 @eqx.filter_jit
@@ -138,7 +135,7 @@ def anchor(engine: Any, flux: Array, ivar: Array, position: Array) -> Anchor:
         labels, *_ = star.split(prior.values(position))
         return star.emulator.anchor_at(labels)
 
-    return _each(one, position, at_once=_ANCHORS_AT_ONCE)
+    return _each(one, position)
 
 
 @eqx.filter_jit

@@ -153,7 +153,11 @@ class Setup:
         """The same with a compiled emulator that is exact at `values`; others are everywhere."""
         if not isinstance(self.emulator, CompiledEmulator):
             return self
-        return dataclasses.replace(self, photons=_anchor(self.photons, jnp.asarray(values)))
+        labels, *_ = self.photons.star.split(jnp.asarray(values))
+        there = self.emulator.anchored(_anchor(self.emulator, labels))
+        return dataclasses.replace(
+            self, photons=eqx.tree_at(lambda p: p.star.emulator, self.photons, there)
+        )
 
     def emulator_error(self, values: Float64[Any, " parameter"]) -> EmulatorError | None:
         """The emulator's error in the pixels; None where it is not to be used."""
@@ -285,11 +289,8 @@ def _reach(arm, emulator, prior, held):
 
 
 @eqx.filter_jit
-def _anchor(problem, values):
-    labels, *_ = problem.star.split(values)
-    emulator = problem.star.emulator
-    there = emulator.anchored(emulator.anchor_at(labels))
-    return eqx.tree_at(lambda p: p.star.emulator, problem, there)
+def _anchor(emulator, labels):
+    return emulator.anchor_at(labels)
 
 
 @eqx.filter_jit

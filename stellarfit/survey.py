@@ -140,8 +140,8 @@ def run_survey(
         As of `stellarfit.fit`, of all stars alike.
     draws, seed : int
         Draws of each posterior by importance, and their seed; by default none. They are in the
-        catalogue with percentiles and ``k_hat``; above 0.7 they are flagged, and the star wants
-        `stellarfit.sample`.
+        catalogue with percentiles and ``k_hat``; above 0.7 the flag ``poor_draws`` says that these
+        cannot be trusted, and the star wants `stellarfit.sample`.
     part_size : int
         Stars of a part; a kill costs at most the time of one part.
     progress : bool
@@ -165,7 +165,10 @@ def run_survey(
         raise InputError(
             f"shard: {shard[0]}/{shard[1]}; give i/n with 0 <= i < n, such as 0/8 to 7/8"
         )
-    if draws and draws < _FEWEST_DRAWS:
+    for key, value in (("draws", draws), ("seed", seed)):
+        if not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
+            raise InputError(f"{key}: {value!r}; give a whole number from 0 to {2**32 - 1}")
+    if 0 < draws < _FEWEST_DRAWS:
         raise InputError(f"draws: {draws}; give {_FEWEST_DRAWS} or more, or 0 for none")
     if part_size < 1:
         raise InputError(f"part_size: {part_size}; give at least one star a part")
@@ -179,7 +182,7 @@ def run_survey(
     fitting = {"fixed": dict(fixed or {}), "priors": dict(priors or {}), "noise": noise,
                "continuum_degree": continuum_degree, "robust": robust}  # fmt: skip
     if draws:
-        fitting |= {"draws": draws, "seed": seed}
+        fitting |= {"draws": int(draws), "seed": int(seed)}
     _check_fitting(emulator, fitting)
     files = find_files(sources)
     folder = SurveyFolder(out)

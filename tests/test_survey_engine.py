@@ -12,9 +12,10 @@ from fake_star import compile_tiny, fake_star
 import stellarfit as sf
 from emulators.errors import InputError
 from stellarfit import fit_together as together
-from stellarfit.catalog import make_catalog, read_catalog
+from stellarfit.catalog import make_catalog, read_catalog, result_row, widen_row
 from stellarfit.cli import main
 from stellarfit.flags import Flag
+from stellarfit.importance import draw_alone
 from stellarfit.readers import read_spectrum
 from stellarfit.survey import run_survey
 
@@ -134,8 +135,41 @@ def test_draws_come_with_the_rows(out, sources, emulator, small_chunks, tmp_path
         assert abs(robust[f"{name}_p50"][0] - found[f"{name}_p50"][0]) < 0.5 * found[f"e_{name}"][0]
         width = [row[f"{name}_p84"] - row[f"{name}_p16"] for row in (found[0], robust[0])]
         np.testing.assert_allclose(width, 2 * found[f"e_{name}"][0], rtol=0.35)
-    with pytest.raises(InputError, match="draws: 8; give 32 or more"):
-        sf.fit_survey(sources[0], emulator, out=tmp_path / "few.fits", draws=8, **READING)
+    with pytest.raises(InputError, match="seed: 6 now, but .* was begun with 5"):
+        again: dict[str, Any] = single | {"out": tmp_path / "alone.fits", "seed": 6}
+        sf.fit_survey(sources[0], emulator, **again, **FITTING, resume=True)
+
+
+def test_draws_that_cannot_be_trusted_are_a_warning(sources, emulator, monkeypatch):
+    star = read_spectrum(sources[0], **READING)
+    fit = sf.fit(star, emulator, **FITTING)
+    drawn = draw_alone(fit, 64, 0)
+    other = draw_alone(fit, 64, 1)
+    assert drawn.flags == 0 and (drawn.samples != other.samples).any()
+    fine, _ = result_row(drawn)
+    monkeypatch.setattr("stellarfit.importance.TRUSTED", -9.0)
+    poor, _ = result_row(drawn)
+    assert poor["result_flags"] == fine["result_flags"] | int(Flag.POOR_DRAWS)
+    assert poor["flag_warn"] and poor["flag_bad"] == fine["flag_bad"]
+    wider, _ = result_row(drawn)
+    names = [*fit.emulator.label_space.names, *("v_rad", "v_sini", "v_mac")]
+    wide = widen_row(wider, names, [*names, "zero_point_blue"])
+    draws = np.reshape(wide["draws"], (64, len(names) + 1))
+    np.testing.assert_array_equal(draws[:, names.index("v_rad")], drawn.samples[:, -1])
+    assert np.isnan(draws[:, -1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"draws": 8}, "draws: 8; give 32 or more"),
+        ({"draws": 64.0}, "draws: 64.0; give a whole number"),
+        ({"draws": 64, "seed": -1}, "seed: -1; give a whole number"),
+    ],
+)
+def test_draws_and_their_seed_are_whole_numbers(sources, emulator, tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        sf.fit_survey(sources[0], emulator, out=tmp_path / "few.fits", **options, **READING)
 
 
 @pytest.mark.parametrize(("place", "reason"), [(2, "cut short"), (5, "a positive continuum")])
