@@ -163,7 +163,6 @@ def test_draws_that_cannot_be_trusted_are_a_warning(sources, emulator, monkeypat
     ("options", "said"),
     [
         ({"draws": 8}, "draws: 8; give 32 or more"),
-        ({"draws": 64.0}, "draws: 64.0; give a whole number"),
         ({"draws": 64, "seed": -1}, "seed: -1; give a whole number"),
     ],
 )
