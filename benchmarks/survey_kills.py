@@ -131,7 +131,7 @@ def fill_disk(survey: Survey, disk: Path) -> dict[str, Any]:
     subprocess.run([*mount, "size=2m", "tmpfs", str(disk)], check=True)
     try:
         _, said = (process := survey.start()).communicate()
-        assert process.returncode == 1 and "--resume" in said, said
+        assert process.returncode == 2 and "--resume" in said, said
         parts = survey.done()
         subprocess.run([*mount, "remount,size=2g", str(disk)], check=True)
         survey.finish()

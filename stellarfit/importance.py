@@ -35,10 +35,10 @@ class Weighted(NamedTuple):
         Shape of the tail of the weights; above 0.7 they cannot be trusted.
     """
 
-    samples: Float64[Array, "*star draw parameter"]
-    mean: Float64[Array, "*star parameter"]
-    sigma: Float64[Array, "*star parameter"]
-    k_hat: Float64[Array, "*star"]
+    samples: Float64[Array, "... draw parameter"]
+    mean: Float64[Array, "... parameter"]
+    sigma: Float64[Array, "... parameter"]
+    k_hat: Float64[Array, "..."]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
