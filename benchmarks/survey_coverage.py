@@ -27,12 +27,13 @@ from survey_speed import EXAMPLE, LABELS, WAVELENGTH, held, tell  # noqa: E402
 
 import stellarfit as sf  # noqa: E402
 from emulators.physics.synthesizer import LTESynthesizer  # noqa: E402
+from emulators.units import SPEED_OF_LIGHT  # noqa: E402
 from stellarfit.compiled import CompiledEmulator  # noqa: E402
-from stellarfit.instrument import Instrument, Velocities  # noqa: E402
+from stellarfit.instrument import Instrument  # noqa: E402
+from stellarfit.spectrograph import STILL  # noqa: E402
 
 SNRS = (50.0, 100.0, 300.0, 1000.0)
 _AT_ONCE, _STEP = 32, 2e-6
-C = 299_792.458  # km/s
 
 
 def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.ndarray]:
@@ -41,12 +42,13 @@ def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.
     space = compiled.label_space
     labels = space.sobol(num, seed=seed)
     labels[:, [i for i, name in enumerate(space.names) if name not in LABELS]] = 0.0
-    still = Velocities(0.0, 0.0, 0.0, 0.0)
     # Two thirds of a sigma of the narrowest line, before the line spread.
-    instrument = Instrument.build(WAVELENGTH, EXAMPLE.width, 20_000.0, step=_STEP, velocities=still)
+    instrument = Instrument.build(WAVELENGTH, EXAMPLE.width, 20_000.0, step=_STEP, velocities=STILL)
     # A star moves by whole steps, so that nothing is interpolated.
-    reach = int(300.0 / C / _STEP)
-    steps = np.clip(np.round(rng.normal(0, 80.0 / C / _STEP, num)), -reach, reach).astype(int)
+    reach = int(300.0 / SPEED_OF_LIGHT / _STEP)
+    steps = np.clip(
+        np.round(rng.normal(0, 80.0 / SPEED_OF_LIGHT / _STEP, num)), -reach, reach
+    ).astype(int)
     places = np.asarray(instrument.wavelength)
     beyond = _STEP * np.arange(1, reach + 1)
     wider = [places[0] * np.exp(-beyond[::-1]), places, places[-1] * np.exp(beyond)]
@@ -66,7 +68,7 @@ def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.
         seen = np.asarray(see(instrument, jnp.asarray(np.take_along_axis(depth, there, axis=1))))
         last = min(first + _AT_ONCE, num)
         flux[first:last] = seen[: last - first]
-    velocity = C * np.expm1(_STEP * steps)
+    velocity = SPEED_OF_LIGHT * np.expm1(_STEP * steps)
     x = np.linspace(-1, 1, len(WAVELENGTH))
     slope = rng.normal(0, 0.1, (2, num, 1))
     flux *= 1 + slope[0] * x + slope[1] * x**2

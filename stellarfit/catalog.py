@@ -76,9 +76,8 @@ def result_row(result: Any) -> tuple[dict[str, Any], list[str]]:
     parameters = _parameters([fit])
     row = _row(fit, None if result is fit else result, parameters)
     if isinstance(result, Drawn):
-        draws = np.full((len(result.samples), len(parameters)), np.nan)
-        draws[:, [parameters.index(name) for name in result.names]] = result.samples
-        row |= {"k_hat": result.k_hat, "draws": draws.ravel()}
+        draws = _spread(result.samples, result.names, parameters)
+        row |= {"k_hat": result.k_hat, "draws": draws}
     return row, parameters
 
 
@@ -96,22 +95,19 @@ def blank_row(parameters: Sequence[str], num_draws: int = 0) -> dict[str, Any]:
             names += [f"{stem}_p{percent}" for stem in stems for percent in _PERCENTILES]
         row |= dict.fromkeys(names, np.nan)
     number = len(parameters)
-    drawn = {"k_hat": np.nan, "draws": np.full(num_draws * number, np.nan)} if num_draws else {}
-    return (
-        row
-        | drawn
-        | {
-            "chi2": np.nan,
-            "dof": 0,
-            "dof_effective": np.nan,
-            "p_value": np.nan,
-            "snr": np.nan,
-            "num_pixels": 0,
-            "result_flags": 0,
-            **_judge(0),
-            "covariance": np.full(number * (number + 1) // 2, np.nan),
-        }
-    )
+    if num_draws:
+        row |= {"k_hat": np.nan, "draws": np.full(num_draws * number, np.nan)}
+    return row | {
+        "chi2": np.nan,
+        "dof": 0,
+        "dof_effective": np.nan,
+        "p_value": np.nan,
+        "snr": np.nan,
+        "num_pixels": 0,
+        "result_flags": 0,
+        **_judge(0),
+        "covariance": np.full(number * (number + 1) // 2, np.nan),
+    }
 
 
 def failed_row(name: str, parameters: Sequence[str], num_draws: int = 0) -> dict[str, Any]:
@@ -133,10 +129,16 @@ def widen_row(
     found: dict[str, Any] = {"covariance": whole[np.triu_indices(len(wider))]}
     num_draws = len(row.get("draws", ())) // number
     if num_draws:
-        draws = np.full((num_draws, len(wider)), np.nan)
-        draws[:, where] = np.reshape(row["draws"], (num_draws, number))
-        found["draws"] = draws.ravel()
+        draws = np.reshape(row["draws"], (num_draws, number))
+        found["draws"] = _spread(draws, parameters, wider)
     return blank_row(wider, num_draws) | row | found
+
+
+def _spread(draws: np.ndarray, names: Sequence[str], wider: Sequence[str]) -> np.ndarray:
+    """Draws over `names` as a row's, one after another over `wider`; NaN for the others."""
+    whole = np.full((len(draws), len(wider)), np.nan)
+    whole[:, [list(wider).index(name) for name in names]] = draws
+    return whole.ravel()
 
 
 def header(emulator: Any, parameters: Sequence[str], seed: int | None = None) -> dict[str, Any]:

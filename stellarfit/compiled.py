@@ -172,14 +172,14 @@ class CompiledEmulator(eqx.Module):
         shift: Float[Array, ""] | float = 0.0,
     ) -> Float[Array, " pixel"]:
         """Normalised flux in pixels at ``wavelength * exp(shift)`` of an encoded grid."""
-        places = encoding + shift / self.step
         if self.anchor is None:
-            return 1.0 - evaluate_spline(self.network.coefficients(labels), places)
+            return self.network.flux_at(labels, encoding, shift)
         away = self.to_unit(labels) - self.to_unit(self.anchor.labels)
         features = self.network.features(labels) + dot(
             "fu,u->f", self.anchor.slopes, away.astype(jnp.float32), "float32"
         )
-        return 1.0 - evaluate_spline(self.network.mix(features) + self.anchor.offset, places)
+        coefficients = self.network.mix(features) + self.anchor.offset
+        return 1.0 - evaluate_spline(coefficients, encoding + shift / self.step)
 
     @property
     def free(self) -> Int[np.ndarray, " free"]:

@@ -160,11 +160,9 @@ class _Shared(NamedTuple):
             bad=bool(found.bad),
             amplitude=self.amplitude,
         )
-        return (
-            result
-            if drawn is None
-            else Drawn(result, np.asarray(drawn.samples), float(drawn.k_hat))
-        )
+        if drawn is None:
+            return result
+        return Drawn(result, np.asarray(drawn.samples), float(drawn.k_hat))
 
 
 @functools.lru_cache(maxsize=_ENGINES)

@@ -22,7 +22,7 @@ from .laplace import Laplace, laplace
 from .mask import Mismatch
 from .model import Problem
 from .optimize import SETTLED, Optimum, maximize, moved
-from .priors import VELOCITIES, make_prior
+from .priors import VELOCITIES, between, make_prior
 from .setup import Setup
 from .spectrum import Spectrum
 from .spikes import without_spikes
@@ -248,13 +248,13 @@ def fit(
         amplitude=amplitude,
     )
     best = _search(setup)
-    settled = ANCHORED if isinstance(emulator, CompiledEmulator) else SETTLED
+    compiled = isinstance(emulator, CompiledEmulator)
+    settled = ANCHORED if compiled else SETTLED
     problem, mismatch = setup.photons, None
     place, last, astray = best.position, jnp.zeros(()), False
     for _ in range(_ROUNDS):
         if astray:
-            middle = (setup.prior.values(place) + setup.prior.values(best.position)) / 2
-            best = best._replace(position=setup.prior.position(middle))
+            best = best._replace(position=between(setup.prior, place, best.position))
         place, values = best.position, setup.prior.values(best.position)
         setup = setup.anchored(values)
         error = setup.emulator_error(values)
@@ -266,10 +266,9 @@ def fit(
             break
         # Where a label may be almost anything, anchors may send a star to and fro.
         step = best.position - place
-        compiled = isinstance(emulator, CompiledEmulator)
         astray, last = astray or (compiled and float(jnp.sum(step * last)) < 0), step
     else:
-        if isinstance(emulator, CompiledEmulator):
+        if compiled:
             # Anchored elsewhere, it is not known to be right here.
             best = best._replace(converged=jnp.asarray(False))
     # The mode that samplers see lies inside the box also where the MAP is on its edge.

@@ -15,9 +15,9 @@ from .fitting import Fit
 from .flags import Flag
 from .judge import Result
 from .model import Problem
+from .sampling.diagnostics import TRUSTED
 from .sampling.target import whiten
 
-TRUSTED = 0.7  # k-hat up to which weighted draws can be (Vehtari et al. 2024, JMLR 25, 72)
 _WEIGHED = 0.9  # of the draws, at least
 _AT_ONCE = 8  # draws of a star; together with a chunk of stars they fill any GPU
 

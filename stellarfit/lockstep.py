@@ -20,6 +20,7 @@ from .laplace import invert
 from .model import Problem
 from .noise import Noise, NoiseMixture
 from .optimize import curvature, maximize, moved
+from .priors import between
 from .velocity import WINDOW
 
 STARTS = 3  # templates to start from, where one does not do
@@ -140,12 +141,8 @@ def anchor(engine: Any, flux: Array, ivar: Array, position: Array) -> Anchor:
 
 @eqx.filter_jit
 def halfway(prior: Any, one: Array, other: Array) -> Float64[Array, "star parameter"]:
-    """Positions whose values lie in the middle of those of two others."""
-
-    def middle(one, other):
-        return prior.position((prior.values(one) + prior.values(other)) / 2)
-
-    return jax.vmap(middle)(one, other)
+    """`stellarfit.priors.between` for each of stars."""
+    return jax.vmap(between, in_axes=(None, 0, 0))(prior, one, other)
 
 
 def _frozen(engine, flux, ivar, position, v_frame, level, anchor):

@@ -208,6 +208,13 @@ def make_prior(
     return prior, {name: float(held[name]) for name in limits if name in held}
 
 
+def between(
+    prior: Any, one: Float[Array, " parameter"], other: Float[Array, " parameter"]
+) -> Float64[Array, " parameter"]:
+    """The position whose values lie in the middle of those of two others."""
+    return prior.position((prior.values(one) + prior.values(other)) / 2)
+
+
 def describe_priors(priors: Mapping[Any, Any]) -> dict[str, Any]:
     """Priors as JSON has them: by their names, of each its kind and its numbers."""
     return {

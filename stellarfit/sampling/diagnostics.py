@@ -8,7 +8,8 @@ from scipy.stats import rankdata
 
 from ..flags import Flag
 
-_R_HAT, _ESS_PER_CHAIN, _E_BFMI, _K_HAT = 1.01, 100, 0.3, 0.7
+_R_HAT, _ESS_PER_CHAIN, _E_BFMI = 1.01, 100, 0.3
+TRUSTED = 0.7  # k-hat up to which weighted draws can be (Vehtari et al. 2024, JMLR 25, 72)
 
 
 def r_hat(
@@ -49,7 +50,7 @@ def judge(
         flags |= Flag.LOW_ESS
     if not np.all(e_bfmi(energy) >= _E_BFMI):
         flags |= Flag.LOW_E_BFMI
-    if k_hat is not None and not k_hat <= _K_HAT:
+    if k_hat is not None and not k_hat <= TRUSTED:
         flags |= Flag.K_HAT
     return flags
 
