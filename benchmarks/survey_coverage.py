@@ -29,6 +29,7 @@ import stellarfit as sf  # noqa: E402
 from emulators.physics.synthesizer import LTESynthesizer  # noqa: E402
 from emulators.units import SPEED_OF_LIGHT  # noqa: E402
 from stellarfit.compiled import CompiledEmulator  # noqa: E402
+from stellarfit.flags import Flag  # noqa: E402
 from stellarfit.instrument import Instrument  # noqa: E402
 from stellarfit.spectrograph import STILL  # noqa: E402
 
@@ -117,7 +118,8 @@ def report(catalog: Any, stars: dict[str, np.ndarray], names: list[str], about: 
             mean_68=np.mean(list(shares["within_68"].values())),
             mean_95=np.mean(list(shares["within_95"].values())),
             mean_drawn_68=np.mean(list(shares["drawn_68"].values())),
-            k_hat_above=np.mean(~(catalog["k_hat"][used] <= 0.7)), **shares,
+            chains=np.mean(np.isfinite(catalog["r_hat"][used])),
+            poor=np.mean((catalog["result_flags"][used] & int(Flag.POOR_DRAWS)) > 0), **shares,
         )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from stellarfit.engine import Engine  # noqa: E402
 from stellarfit.instrument import log_shift  # noqa: E402
 from stellarfit.lockstep import of_star  # noqa: E402
 from stellarfit.optimize import maximize, moved  # noqa: E402
+from stellarfit.sampling.diagnostics import MIXED, TRUSTED  # noqa: E402
 from stellarfit.spectrum import Spectrum  # noqa: E402
 
 WAVELENGTH = 5105.5 + 0.0955 * np.arange(2000)
@@ -228,10 +229,15 @@ def main() -> None:
                 by_label_95=np.percentile(shift[good], 95, axis=0).round(3).tolist(),
             )  # fmt: skip
         if drawn is not None:
-            k_hat = drawn.k_hat[~stars["junk"][:num]]
+            star = ~stars["junk"][:num]
+            k_hat, r_hat = drawn.k_hat[star], drawn.r_hat[star]
+            chained = np.isfinite(r_hat)
             tell(
-                what="k-hat", above=np.mean(k_hat > 0.7),
-                percentiles=np.percentile(k_hat, [5, 50, 95]).tolist(),
+                what="draws", chains=np.mean(chained),
+                chains_of_junk=np.mean(np.isfinite(drawn.r_hat[~star])),
+                poor=np.mean(~((k_hat <= TRUSTED) | (r_hat <= MIXED))),
+                k_hat=np.percentile(k_hat, [5, 50, 95]).tolist(),
+                r_hat=np.percentile(r_hat[chained], [5, 50, 95]).tolist(),
             )  # fmt: skip
     memory = jax.local_devices()[0].memory_stats() or {}
     tell(

@@ -20,9 +20,8 @@ from .emulator_error import mix, push
 from .model import Problem
 from .noise import Noise, NoiseMixture
 from .optimize import maximize
-from .sampling.base import State, adapt, start_adaptation
-from .sampling.blackjax_hmc import LONGEST, move
-from .sampling.target import Whitened, whiten
+from .sampling.blackjax_hmc import draw_lengths, run_chains
+from .sampling.target import whiten
 from .setup import Setup
 
 _STARTS, _SCOUT_STEPS, _STEPS, _ROUNDS = 3, 6, 40, 3
@@ -87,8 +86,7 @@ def sample_batch(
     fits: BatchFit, key: PRNGKeyArray, *, num_warmup: int, num_samples: int
 ) -> BatchDraws:
     """One chain a star of Hamiltonian Monte Carlo, preconditioned by the Laplace covariance."""
-    total = num_warmup + num_samples
-    lengths = jax.random.randint(jax.random.fold_in(key, 0), (total,), 1, LONGEST + 1)
+    lengths = draw_lengths(jax.random.fold_in(key, 0), num_warmup + num_samples)
     keys = jax.random.split(jax.random.fold_in(key, 1), len(fits.values))
     return _sample(fits.problem, _axes(fits.problem), fits.values, keys, lengths, num_warmup)
 
@@ -157,52 +155,15 @@ def _fit(problem, axes, starts, errors, sizes, amplitude):
 
 @eqx.filter_jit
 def _sample(problem, axes, values, keys, lengths, num_warmup):
-    def prepare(problem, values, key):
+    def one(problem, values, key):
         target = whiten(problem, values)
-        z = jax.random.normal(key, values.shape, jnp.float64)
-        return target.origin, target.order, target.scale, State(z, *jax.value_and_grad(target)(z))
-
-    frames = eqx.filter_vmap(prepare, in_axes=(axes, 0, 0))(problem, values, keys)
-    *frame, states = frames
-    number = values.shape[1]
-    adaptation = jax.vmap(lambda _: start_adaptation(number))(keys)
-
-    def target_of(problem, frame):
-        return Whitened.without_expansion(problem, *frame)
-
-    def transition(carry, inputs):
-        states, adaptation = carry
-        i, length = inputs
-        warm = i < num_warmup
-
-        def one(problem, frame, state, adaptation, key):
-            log_step = jnp.where(warm, adaptation.log_step, adaptation.log_average)
-            target = target_of(problem, frame)
-            state, draw = move(
-                target, jax.random.fold_in(key, i + 2), state, jnp.exp(log_step), length
-            )
-            updated = adapt(adaptation, i + 1, 0.7 - draw.acceptance)
-            adaptation = jax.tree.map(
-                lambda new, old: jnp.where(warm, new, old), updated, adaptation
-            )
-            return (
-                state,
-                adaptation,
-                (target.values(draw.position), draw.diverging, draw.acceptance),
-            )
-
-        states, adaptation, out = eqx.filter_vmap(one, in_axes=(axes, 0, 0, 0, 0))(
-            problem, tuple(frame), states, adaptation, keys
+        first, others = jax.random.split(key)
+        z = jax.random.normal(first, (1, len(values)), jnp.float64)
+        draws = run_chains(target, z, others, lengths, num_warmup)
+        return BatchDraws(
+            jax.vmap(target.values)(draws.position[:, 0]),
+            jnp.mean(draws.diverging.astype(jnp.float64)),
+            jnp.mean(draws.acceptance),
         )
-        return (states, adaptation), out
 
-    total = len(lengths)
-    _, (samples, diverging, acceptance) = jax.lax.scan(
-        transition, (states, adaptation), (jnp.arange(total), lengths)
-    )
-    kept = slice(num_warmup, None)
-    return BatchDraws(
-        samples[kept].swapaxes(0, 1),
-        jnp.mean(diverging[kept].astype(jnp.float64), axis=0),
-        jnp.mean(acceptance[kept], axis=0),
-    )
+    return eqx.filter_vmap(one, in_axes=(axes, 0, 0))(problem, values, keys)

@@ -16,8 +16,8 @@ from emulators.storage import atomic_write
 from . import __version__
 from .abundances import IRON, hydrogen_name, over_hydrogen
 from .arms import ZERO_POINT, Arms
+from .draws import Drawn
 from .flags import BAD, WARN, Flag
-from .importance import Drawn
 from .readers.frame import FRAMES
 
 # Of the columns and header, as docs/catalog.md has them: one more where a column changes what it
@@ -77,7 +77,7 @@ def result_row(result: Any) -> tuple[dict[str, Any], list[str]]:
     row = _row(fit, None if result is fit else result, parameters)
     if isinstance(result, Drawn):
         draws = _spread(result.samples, result.names, parameters)
-        row |= {"k_hat": result.k_hat, "draws": draws}
+        row |= {"k_hat": result.k_hat, "r_hat": result.r_hat, "draws": draws}
     return row, parameters
 
 
@@ -96,7 +96,8 @@ def blank_row(parameters: Sequence[str], num_draws: int = 0) -> dict[str, Any]:
         row |= dict.fromkeys(names, np.nan)
     number = len(parameters)
     if num_draws:
-        row |= {"k_hat": np.nan, "draws": np.full(num_draws * number, np.nan)}
+        row |= dict.fromkeys(("k_hat", "r_hat"), np.nan)
+        row |= {"draws": np.full(num_draws * number, np.nan)}
     return row | {
         "chi2": np.nan,
         "dof": 0,

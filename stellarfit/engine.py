@@ -28,14 +28,15 @@ from emulators.units import SPEED_OF_LIGHT
 
 from .compiled import Anchor, CompiledEmulator, with_held
 from .continuum import Continuum
+from .draws import Draws, draw_with, star_keys
 from .emulator_error import amplitude_prior, default_noise
-from .importance import Weighted, star_keys
 from .instrument import Pixels
-from .lockstep import STARTS, anchor, begin, draw, halfway, measure, search, settle
+from .lockstep import STARTS, anchor, begin, draw, halfway, measure, search, settle, walk
 from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
 from .optimize import SETTLED
 from .priors import make_prior
+from .short_chains import CHAINS, chain_lengths
 from .spectrograph import Spectrograph
 from .spectrum import Spectrum
 from .templates import Templates
@@ -63,12 +64,15 @@ class State(NamedTuple):
     anchor
         Of each star, no further off than a quarter of a sigma; None if the network was to do alone.
         It stays on the device: 60 kB a star with a thousand features and ten labels.
+    settled
+        Whether the search has ended there.
     """
 
     positions: Float64[np.ndarray, "star parameter"]
     v_frame: Float64[np.ndarray, " star"]
     level: Float64[np.ndarray, " star"]
     anchor: Anchor | None
+    settled: Bool[np.ndarray, " star"]
 
 
 class Found(NamedTuple):
@@ -232,16 +236,16 @@ class Engine(eqx.Module):
         stars = _Pool(self, flux, ivar, chunk)
         starts, v_frame, level, pixels = stars.run(begin, stars.all)
         positions = _search(stars, starts, v_frame, level, pixels)
-        state, settled = self._settle(stars, positions, v_frame, level)
+        state = self._settle(stars, positions, v_frame, level)
         found = _measure(stars, state)
         i = self.names.index("v_rad")
         found["values"][:, i] = _add(found["values"][:, i], v_frame)
         # Without data nothing is known.
         enough = pixels > len(self.names) + self.problem.continuum.basis.shape[1]
-        converged = settled & found.pop("at_peak") & enough
+        converged = state.settled & found.pop("at_peak") & enough
         return Found(**found, converged=converged, pixels=pixels, state=state)
 
-    def _settle(self, stars, positions, v_frame, level) -> tuple[State, np.ndarray]:
+    def _settle(self, stars, positions, v_frame, level) -> State:
         """Go on with the emulator's error, and where it is its parent."""
         number, frozen = len(positions), np.inf if self.amplitude is None else SETTLED
         settled, astray = np.zeros(number, bool), np.zeros(number, bool)
@@ -267,12 +271,10 @@ class Engine(eqx.Module):
             away[active] += moved
             settled[active] = converged & (moved <= frozen) & (away <= _ADRIFT)[active]
             active = active[~settled[active]]
-        return State(positions, v_frame, level, anchors), settled
+        return State(positions, v_frame, level, anchors, settled)
 
-    def draw(
-        self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int
-    ) -> Weighted:
-        """Posteriors by importance: draws of a Gaussian cut off by the boxes, weighted, smoothed.
+    def draw(self, flux: Any, ivar: Any, state: State, *, num: int, seed: int, chunk: int) -> Draws:
+        """Posteriors: draws of a Gaussian cut off by the boxes, weighted; chains where they fail.
 
         Parameters
         ----------
@@ -287,12 +289,20 @@ class Engine(eqx.Module):
         """
         stars = _Pool(self, flux, ivar, chunk)
         columns = state.positions, state.v_frame, state.level, state.anchor, star_keys(seed, flux)
-        work = partial(draw, num=num)
-        samples, mean, sigma, k_hat = stars.run(work, stars.all, *columns)
+        fewer = _Pool(self, flux, ivar, -(-chunk // CHAINS))
+        walked = partial(walk, lengths=chain_lengths(seed, num))
+
+        def weigh(some, weighed):
+            return stars.run(partial(draw, num=weighed, kept=num), some, *columns)
+
+        def chains(some):
+            return fewer.run(walked, some, *columns)
+
+        found = draw_with(weigh, chains, state.settled, num)
         i = self.names.index("v_rad")
-        samples[:, :, i] = _add(samples[:, :, i], state.v_frame[:, None])
-        mean[:, i] = _add(mean[:, i], state.v_frame)
-        return Weighted(samples, mean, sigma, k_hat)
+        found.samples[:, :, i] = _add(found.samples[:, :, i], state.v_frame[:, None])
+        found.mean[:, i] = _add(found.mean[:, i], state.v_frame)
+        return found
 
 
 def _search(stars, starts, v_frame, level, pixels):

@@ -14,9 +14,9 @@ import jax
 from emulators.errors import InputError, one_line
 
 from .catalog import failed_row, result_row, widen_row
+from .draws import draw_alone
 from .fit_together import can_fit_together, fit_together, hash_pixels
 from .fitting import fit
-from .importance import draw_alone
 from .sources import Source, read_stars
 from .spectrum import Spectrum
 

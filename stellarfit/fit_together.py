@@ -23,10 +23,10 @@ from emulators.units import SPEED_OF_LIGHT
 
 from .compiled import CompiledEmulator, with_held
 from .continuum import default_degree, rough_level
+from .draws import Drawn, Draws
 from .emulator_error import AmplitudePrior, amplitude_prior
 from .engine import Engine, Found
 from .goodness import Goodness
-from .importance import Drawn, Weighted
 from .judge import Result, judge
 from .lockstep import of_star
 from .priors import VELOCITIES, describe_priors, make_prior
@@ -132,7 +132,7 @@ class _Shared(NamedTuple):
     fixed: dict[str, float]
     amplitude: AmplitudePrior | None
 
-    def result(self, spectrum: Spectrum, found: Found, drawn: Weighted | None) -> Result | Drawn:
+    def result(self, spectrum: Spectrum, found: Found, drawn: Draws | None) -> Result | Drawn:
         """What one star has of the engine's findings, judged as a single fit is."""
         engine, v_frame = self.engine, float(found.state.v_frame)
         reach = np.zeros(len(spectrum), bool)
@@ -162,7 +162,7 @@ class _Shared(NamedTuple):
         )
         if drawn is None:
             return result
-        return Drawn(result, np.asarray(drawn.samples), float(drawn.k_hat))
+        return Drawn(result, np.asarray(drawn.samples), float(drawn.k_hat), float(drawn.r_hat))
 
 
 @functools.lru_cache(maxsize=_ENGINES)

@@ -21,6 +21,7 @@ from .model import Problem
 from .noise import Noise, NoiseMixture
 from .optimize import curvature, maximize, moved
 from .priors import between
+from .short_chains import walk as walk_one
 from .velocity import WINDOW
 
 STARTS = 3  # templates to start from, where one does not do
@@ -248,12 +249,36 @@ def draw(
     key: Array,
     *,
     num: int,
+    kept: int,
 ) -> Weighted:
     """Draws of the Gaussian that the boxes cut off, their weights, and k-hat."""
 
     def one(flux, ivar, position, v_frame, level, anchor, key):
         problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
         values = problem.prior.values(position)
-        return draw_and_weigh(problem, values, jax.random.wrap_key_data(key), num)
+        return draw_and_weigh(problem, values, jax.random.wrap_key_data(key), num, kept)
+
+    return _each(one, flux, ivar, position, v_frame, level, anchor, key)
+
+
+@eqx.filter_jit
+def walk(
+    engine: Any,
+    flux: Array,
+    ivar: Array,
+    position: Array,
+    v_frame: Array,
+    level: Array,
+    anchor: Anchor | None,
+    key: Array,
+    *,
+    lengths: Array,
+) -> Float64[Array, "star chain draw parameter"]:
+    """Chains of Hamiltonian Monte Carlo."""
+
+    def one(flux, ivar, position, v_frame, level, anchor, key):
+        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
+        values = problem.prior.values(position)
+        return walk_one(problem, values, jax.random.wrap_key_data(key), lengths)
 
     return _each(one, flux, ivar, position, v_frame, level, anchor, key)

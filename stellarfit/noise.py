@@ -65,7 +65,8 @@ class Noise(eqx.Module):
 
     def chi2(self, residual: Float[Array, " pixel"]) -> Float64[Array, ""]:
         """residual^T C^-1 residual."""
-        return residual @ self.solve(residual[:, None])[:, 0]
+        explained = self.factor.T @ residual
+        return residual @ (self.inverse_variance * residual) - explained @ explained
 
     def log_density(
         self,
@@ -83,13 +84,15 @@ class Noise(eqx.Module):
             The columns and the prior variances of their amplitudes.
         """
         num = columns.shape[1]
-        solved = self.solve(jnp.concatenate([residual[:, None], columns], axis=1))
-        projected = columns.T @ solved  # [column, 1 + column]
+        both = jnp.concatenate([residual[:, None], columns], axis=1).astype(jnp.float64)
+        # Products with C^-1 alone are wanted, at half the price of what it makes of each column.
+        explained = self.factor.T @ both
+        products = both.T @ (self.inverse_variance[:, None] * both) - explained.T @ explained
         scale = jnp.sqrt(variance)
-        inner = jnp.eye(num) + scale[:, None] * projected[:, 1:] * scale[None, :]
+        inner = jnp.eye(num) + scale[:, None] * products[1:, 1:] * scale[None, :]
         lower = jnp.linalg.cholesky(inner)
-        half = linalg.solve_triangular(lower, scale * projected[:, 0], lower=True)
-        quadratic = residual @ solved[:, 0] - half @ half
+        half = linalg.solve_triangular(lower, scale * products[1:, 0], lower=True)
+        quadratic = products[0, 0] - half @ half
         log_det = self.log_det + 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
         return -0.5 * (quadratic + log_det + self.num_good * jnp.log(2 * jnp.pi))
 

@@ -145,8 +145,8 @@ def test_stars_that_anchors_send_to_and_fro_are_anchored_halfway(engine):
         is_leaf=lambda leaf: leaf is None,
     )
     stars = ToAndFro()
-    state, settled = bare._settle(stars, np.full((4, 1), 5.0), np.zeros(4), np.zeros(4))
-    assert settled.all()
+    state = bare._settle(stars, np.full((4, 1), 5.0), np.zeros(4), np.zeros(4))
+    assert state.settled.all()
     # No further from the fixed point than a round may take a settled star.
     assert np.abs(state.positions - 3.0).max() < 0.3
     assert stars.anchored[0] == [0, 1, 2, 3] and 2 <= len(stars.anchored) <= 5
@@ -193,6 +193,24 @@ def test_draws_are_those_of_the_posterior(engine, data, found):
     np.testing.assert_array_equal(same.samples, draws.samples)
     other = engine.draw(flux, ivar, found.state, num=256, seed=4, chunk=3)
     assert (other.samples != draws.samples).any()
+
+
+def test_chains_draw_what_weights_cannot(engine, compiled, stars, data, found, monkeypatch):
+    """The star that has lost the line of a label, against a sampler of single stars."""
+    monkeypatch.setattr("stellarfit.draws.TRUSTED", -9.0)  # so that no weights are good enough
+    draws = engine.draw(*data, found.state, num=64, seed=3, chunk=3)
+    settled = found.state.settled
+    assert settled[:3].all() and (draws.r_hat[settled] < 1.05).all()
+    assert np.isnan(draws.r_hat[~settled]).all()
+    lost = sf.Spectrum(stars[1].wavelength, data[0][1], data[1][1], resolution=47_000.0)
+    fit = sf.fit(lost, compiled, fixed=STILL, robust=False)
+    long = sf.sample(lost, compiled, fit=fit, num_samples=400, seed=0, progress=False)
+    np.testing.assert_array_less(np.abs(draws.mean[1] - long.mean) / long.sigma, 0.25)
+    np.testing.assert_allclose(draws.sigma[1], long.sigma, rtol=0.25)
+    # Draws that are kept are some of those whose mean and sigma these are.
+    scatter = draws.samples[1].std(axis=0)
+    np.testing.assert_allclose(scatter, draws.sigma[1], rtol=0.4)
+    assert len(np.unique(draws.samples[1], axis=0)) > 32
 
 
 def test_what_the_engine_cannot_do_says_so(compiled, stars):

@@ -14,8 +14,8 @@ from emulators.errors import InputError
 from stellarfit import fit_together as together
 from stellarfit.catalog import make_catalog, read_catalog, result_row, widen_row
 from stellarfit.cli import main
+from stellarfit.draws import draw_alone
 from stellarfit.flags import Flag
-from stellarfit.importance import draw_alone
 from stellarfit.readers import read_spectrum
 from stellarfit.survey import run_survey
 
@@ -147,7 +147,7 @@ def test_draws_that_cannot_be_trusted_are_a_warning(sources, emulator, monkeypat
     other = draw_alone(fit, 64, 1)
     assert drawn.flags == 0 and (drawn.samples != other.samples).any()
     fine, _ = result_row(drawn)
-    monkeypatch.setattr("stellarfit.importance.TRUSTED", -9.0)
+    monkeypatch.setattr("stellarfit.draws.TRUSTED", -9.0)
     poor, _ = result_row(drawn)
     assert poor["result_flags"] == fine["result_flags"] | int(Flag.POOR_DRAWS)
     assert poor["flag_warn"] and poor["flag_bad"] == fine["flag_bad"]

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from blackjax.mcmc import hmc
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
-from .base import AbstractSampler, Draw, State
+from .base import AbstractSampler, Draw, State, adapt, start_adaptation
 
 # Leapfrogs of a trajectory, the longest: four of the usual step go half way round a standard
 # normal, and lengths from 1 to this have that mean.
 LONGEST = 7
+_ACCEPTANCE = 0.7
 
 
 class BlackJAXHMC(AbstractSampler):
@@ -56,3 +57,46 @@ def move(
         acceptance=info.acceptance_rate,
     )
     return State(after.position, after.logdensity, after.logdensity_grad), draw
+
+
+def draw_lengths(key: PRNGKeyArray, num: int) -> Int[Array, " transition"]:
+    """Leapfrogs of each of so many transitions, for all chains of a batch."""
+    return jax.random.randint(key, (num,), 1, LONGEST + 1)
+
+
+def run_chains(
+    target: Any,
+    initial: Float64[Array, "chain parameter"],
+    key: PRNGKeyArray,
+    lengths: Int[Array, " transition"],
+    num_warmup: int,
+) -> Draw:
+    """Chains of one star that share a step size, [draw, chain, ...]: pure, for batches of stars.
+
+    Parameters
+    ----------
+    target
+        Callable equinox module: position to log density.
+    lengths
+        Of `draw_lengths`; those of the warm-up, in which the step size is adapted, come first.
+    num_warmup
+        Transitions that are not in the result.
+    """
+
+    def transition(carry, inputs):
+        states, adaptation = carry
+        i, length = inputs
+        warm = i < num_warmup
+        step_size = jnp.exp(jnp.where(warm, adaptation.log_step, adaptation.log_average))
+        keys = jax.random.split(jax.random.fold_in(key, i), len(initial))
+        states, draw = jax.vmap(lambda key, state: move(target, key, state, step_size, length))(
+            keys, states
+        )
+        updated = adapt(adaptation, i + 1, _ACCEPTANCE - jnp.mean(draw.acceptance))
+        adaptation = jax.tree.map(lambda new, old: jnp.where(warm, new, old), updated, adaptation)
+        return (states, adaptation), draw
+
+    states = State(initial, *jax.vmap(jax.value_and_grad(target))(initial))
+    start = states, start_adaptation(initial.shape[1])
+    _, draws = jax.lax.scan(transition, start, (jnp.arange(len(lengths)), lengths))
+    return jax.tree.map(lambda array: array[num_warmup:], draws)

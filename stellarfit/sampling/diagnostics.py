@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 from ..flags import Flag
 
 _R_HAT, _ESS_PER_CHAIN, _E_BFMI = 1.01, 100, 0.3
+MIXED = 1.05  # R-hat of chains that are to tell percentiles by some tens of draws
 TRUSTED = 0.7  # k-hat up to which weighted draws can be (Vehtari et al. 2024, JMLR 25, 72)
 
 

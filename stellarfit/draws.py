@@ -1,0 +1,149 @@
+"""Draws of the posterior of each star: by importance, or by chains where that fails."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, UInt32
+
+from .fitting import Fit
+from .flags import Flag
+from .importance import Weighted, draw_and_weigh
+from .judge import Result
+from .sampling.diagnostics import MIXED, TRUSTED, r_hat
+from .short_chains import chain_lengths, walk
+
+_MORE = 8  # times as many weights where few have a tail that looks heavy, which may be by chance
+
+
+class Draws(NamedTuple):
+    """Of stars; every field has a leading axis of them.
+
+    Attributes
+    ----------
+    samples
+        All weigh the same.
+    mean, sigma
+        Of the posterior: of all weighted draws, or of the whole chains.
+    k_hat
+        Shape of the tail of the weights: of eight times as many weights, where that of few exceeds
+        0.7; of chains, where that does.
+    r_hat
+        Of these chains, of their worst parameter; NaN where none were run, which those of a search
+        without an end are not.
+    """
+
+    samples: Float64[np.ndarray, "star draw parameter"]
+    mean: Float64[np.ndarray, "star parameter"]
+    sigma: Float64[np.ndarray, "star parameter"]
+    k_hat: Float64[np.ndarray, " star"]
+    r_hat: Float64[np.ndarray, " star"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Drawn:
+    """A result with draws of its posterior.
+
+    Attributes
+    ----------
+    fit
+        What a row of a catalogue holds without them.
+    samples, k_hat, r_hat
+        As of `Draws`.
+    """
+
+    fit: Result
+    samples: Float64[np.ndarray, "draw parameter"]
+    k_hat: float
+    r_hat: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters."""
+        return self.fit.names
+
+    @property
+    def flags(self) -> Flag:
+        """``poor_draws``, if neither weights nor chains can be trusted."""
+        fine = self.k_hat <= TRUSTED or self.r_hat <= MIXED
+        return Flag(0) if fine else Flag.POOR_DRAWS
+
+
+def draw_with(
+    weigh: Callable[[Int[np.ndarray, " some"], int], Weighted],
+    chains: Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, "..."]],
+    settled: Bool[np.ndarray, " star"],
+    num: int,
+) -> Draws:
+    """Draws of stars, by what is enough for each: few weights, many, chains.
+
+    Parameters
+    ----------
+    weigh
+        Gives draws of some stars by importance, of so many.
+    chains
+        Gives chains of some stars, [star, chain, draw, parameter].
+    settled
+        Of all stars: whether there is a maximum, without which chains have nowhere to begin.
+    num
+        Draws of each.
+    """
+    number = len(settled)
+    samples, mean, sigma, k_hat = (np.array(part) for part in weigh(np.arange(number), num))
+    poor = np.flatnonzero(~(k_hat <= TRUSTED))
+    if len(poor):
+        more = weigh(poor, _MORE * num)
+        for whole, part in zip((samples, mean, sigma, k_hat), more, strict=True):
+            whole[poor] = part
+    worst = np.full(number, np.nan)
+    poor = np.flatnonzero(settled & ~(k_hat <= TRUSTED))
+    if len(poor):
+        found = chains(poor)
+        worst[poor] = [np.max(r_hat(star)) for star in found]
+        # One chain after another at each step, so that any number is of all chains alike.
+        mixed = found.swapaxes(1, 2).reshape(len(poor), -1, found.shape[-1])
+        kept = np.linspace(0, mixed.shape[1] - 1, num).round().astype(int)
+        samples[poor] = mixed[:, kept]
+        mean[poor], sigma[poor] = mixed.mean(axis=1), mixed.std(axis=1)
+    return Draws(samples, mean, sigma, k_hat, worst)
+
+
+def star_keys(seed: int, flux: Float[np.ndarray, "star pixel"]) -> UInt32[np.ndarray, "star word"]:
+    """Data of a random key for each star, which hangs on the seed and its flux alone."""
+    numbers = [zlib.crc32(one.tobytes()) for one in flux]
+    fold = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))
+    return np.asarray(jax.random.key_data(fold(jnp.asarray(numbers, jnp.uint32))))
+
+
+def draw_alone(fit: Fit, num: int, seed: int) -> Drawn:
+    """Draws of the posterior of a star that was fitted by itself."""
+    problem: Any = fit.problem
+    star = problem, jnp.asarray(fit.values)
+    (key,) = star_keys(seed, np.asarray(problem.flux)[None])
+    lengths = chain_lengths(seed, num)
+    settled = np.array([Flag.NOT_CONVERGED not in Flag(fit.flags)])
+
+    def weigh(_, weighed):
+        return jax.tree.map(lambda part: part[None], _weigh(*star, jnp.asarray(key), weighed, num))
+
+    def chains(_):
+        return np.asarray(_walk(*star, jnp.asarray(key), lengths))[None]
+
+    found = draw_with(weigh, chains, settled, num)
+    return Drawn(fit, found.samples[0], float(found.k_hat[0]), float(found.r_hat[0]))
+
+
+@eqx.filter_jit
+def _weigh(problem, values, key, num, kept):
+    return draw_and_weigh(problem, values, jax.random.wrap_key_data(key), num, kept)
+
+
+@eqx.filter_jit
+def _walk(problem, values, key, lengths):
+    return walk(problem, values, jax.random.wrap_key_data(key), lengths)
