@@ -1,4 +1,4 @@
-"""How fast are surveys: mode and covariance, then posteriors by importance, of simulated stars.
+"""How fast are surveys: mode and covariance, then posteriors, of simulated stars.
 
     python benchmarks/survey_speed.py --out OUT [--stars 100000] [--compiled fast.h5] [--peer 200]
 

@@ -139,9 +139,10 @@ def run_survey(
     fixed, priors, noise, continuum_degree, robust
         As of `stellarfit.fit`, of all stars alike.
     draws, seed : int
-        Draws of each posterior by importance, and their seed; by default none. They are in the
-        catalogue with percentiles and ``k_hat``; above 0.7 the flag ``poor_draws`` says that these
-        cannot be trusted, and the star wants `stellarfit.sample`.
+        Draws of each posterior, and their seed; by default none. They are in the catalogue with
+        percentiles; by importance, or where ``k_hat`` is above 0.7 by chains with an ``r_hat``. The
+        flag ``poor_draws`` says that neither can be trusted, and the star wants
+        `stellarfit.sample`.
     part_size : int
         Stars of a part; a kill costs at most the time of one part.
     progress : bool

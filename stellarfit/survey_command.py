@@ -62,9 +62,7 @@ def survey(
     mask: Mask = None,
     wavelength_unit: Unit = None,
     format: Format = None,
-    draws: Annotated[
-        int, typer.Option(help="Draws of each posterior by importance, 32 or more; 0: none.")
-    ] = 0,
+    draws: Annotated[int, typer.Option(help="Draws of each posterior, 32 or more; 0: none.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     part_size: Annotated[
         int, typer.Option(help="Stars of a part; a kill costs at most one part.")
