@@ -25,6 +25,8 @@ from stellarfit.sampling.surrogate import resample, smooth
 from stellarfit.sampling.target import Whitened, make_target
 from stellarfit.sampling.truncated import truncate
 
+NUM = 1000  # draws of each of four chains
+
 
 class Gaussian(eqx.Module):
     mean: Array
@@ -102,7 +104,7 @@ def found(emulator):
 def posteriors(found, emulator):
     return {
         backend: sample(
-            found.spectrum, emulator, backend=backend, fit=found, seed=4, num_samples=1000
+            found.spectrum, emulator, backend=backend, fit=found, seed=4, num_samples=NUM
         )
         for backend in BACKENDS
     }
@@ -195,12 +197,12 @@ def test_a_ridge_that_runs_into_an_edge_has_no_wall(found, backend):
 
 
 def test_seeds_are_recorded_and_reproduce(posteriors, found, emulator):
-    options = {"backend": "numpyro", "fit": found, "num_samples": 1000}
-    again = sample(found.spectrum, emulator, seed=4, **options)
+    options = {"backend": "numpyro", "fit": found}
+    again = sample(found.spectrum, emulator, seed=4, num_samples=NUM, **options)
     np.testing.assert_array_equal(again.samples, posteriors["numpyro"].samples)
     assert again.seed == 4
-    other = sample(found.spectrum, emulator, seed=5, **options)
-    assert not np.array_equal(other.samples, again.samples)
+    other = sample(found.spectrum, emulator, seed=5, num_samples=20, **options)
+    assert (other.samples != again.samples[:, :20]).any()
 
 
 def test_arviz_and_summary(posteriors):
