@@ -5,7 +5,7 @@ import pytest
 from fake_results import fake_fit, fake_posterior
 
 from emulators.errors import InputError
-from stellarfit.catalog import make_catalog, read_catalog, write_catalog
+from stellarfit.catalog import _percentiles, make_catalog, read_catalog, write_catalog
 from stellarfit.flags import Flag
 
 
@@ -34,10 +34,21 @@ def test_abundances_over_hydrogen_use_the_covariance():
     assert row["e_mg_h"] == pytest.approx(np.std(draws[:, i] + draws[:, j]), rel=0.01)
     posterior = fake_posterior()
     flat = posterior.samples.reshape(-1, len(posterior.names))
-    expected = np.percentile(flat[:, i] + flat[:, j], [16, 50, 84])
+    expected = np.percentile(flat[:, i] + flat[:, j], [16, 50, 84], method="weibull")
     row = make_catalog([posterior])[0]
     np.testing.assert_allclose([row[f"mg_h_p{p}"] for p in (16, 50, 84)], expected)
     np.testing.assert_allclose(row["teff_p50"], np.median(flat[:, 0]))
+
+
+def test_percentiles_of_few_draws_hold_the_truth_as_often_as_they_should():
+    """The truth being one more draw, which is what a posterior says of it."""
+    draws = np.random.default_rng(0).normal(size=(20_000, 65))
+    inside = np.empty(len(draws))
+    for i, (truth, *few) in enumerate(draws):
+        found = _percentiles("teff", np.array(few))
+        inside[i] = found["teff_p16"] < truth < found["teff_p84"]
+    # Three sigma; percentiles as of infinitely many draws hold 0.66.
+    assert np.mean(inside) == pytest.approx(0.68, abs=0.01)
 
 
 def test_packed_covariance_unpacks():
