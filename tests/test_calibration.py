@@ -231,7 +231,7 @@ def test_a_batch_is_its_single_stars(trial):
     ivar = np.full_like(flux, 200.0**2)
     candidates = np.column_stack([LABELS.sobol(64, seed=1), np.zeros(64)])
     many = fit_batch(setup, flux, ivar, candidates)
-    draws = sample_batch(many, jax.random.key(0), num_warmup=50, num_samples=200)
+    draws = sample_batch(many, jax.random.key(0), num_warmup=40, num_samples=120)
     for star in range(3):
         spectrum = Spectrum(
             trial.empty.wavelength[setup.keep], flux[star], ivar[star], resolution=40_000.0

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc import hmc
 from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
 from .base import AbstractSampler, Draw, State, adapt, start_adaptation
@@ -41,6 +40,8 @@ def move(
     length: Int[Array, ""],
 ) -> tuple[State, Draw]:
     """One transition of so many leapfrogs."""
+    from blackjax.mcmc import hmc
+
     kernel: Any = hmc.build_kernel()
     make_state: Any = hmc.HMCState
     after, info = kernel(
