@@ -32,11 +32,11 @@ class Draws(NamedTuple):
     mean, sigma
         Of the posterior: of all weighted draws, or of the whole chains.
     k_hat
-        Shape of the tail of the weights: of eight times as many weights, where that of few exceeds
-        0.7; of chains, where that does.
+        Shape of the tail of the weights; where it exceeded 0.7, of eight times as many weights.
+        Where that does too, samples are those of chains, if the search found a maximum.
     r_hat
-        Of these chains, of their worst parameter; NaN where none were run, which those of a search
-        without an end are not.
+        Of these chains, of their worst parameter; NaN where there are none, or where one of them
+        never moved.
     """
 
     samples: Float64[np.ndarray, "star draw parameter"]
@@ -106,11 +106,11 @@ def draw_with(
     if len(poor):
         found = chains(poor)
         worst[poor] = [np.max(r_hat(star)) for star in found]
-        # One chain after another at each step, so that any number is of all chains alike.
-        mixed = found.swapaxes(1, 2).reshape(len(poor), -1, found.shape[-1])
-        kept = np.linspace(0, mixed.shape[1] - 1, num).round().astype(int)
-        samples[poor] = mixed[:, kept]
-        mean[poor], sigma[poor] = mixed.mean(axis=1), mixed.std(axis=1)
+        # One chain after another: at equal steps, as many of each.
+        joined = found.reshape(len(poor), -1, found.shape[-1])
+        kept = np.linspace(0, joined.shape[1] - 1, num).round().astype(int)
+        samples[poor] = joined[:, kept]
+        mean[poor], sigma[poor] = joined.mean(axis=1), joined.std(axis=1)
     return Draws(samples, mean, sigma, k_hat, worst)
 
 

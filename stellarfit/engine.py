@@ -65,7 +65,7 @@ class State(NamedTuple):
         Of each star, no further off than a quarter of a sigma; None if the network was to do alone.
         It stays on the device: 60 kB a star with a thousand features and ten labels.
     settled
-        Whether the search has ended there.
+        Whether the search has ended there, in a maximum.
     """
 
     positions: Float64[np.ndarray, "star parameter"]
@@ -243,6 +243,7 @@ class Engine(eqx.Module):
         # Without data nothing is known.
         enough = pixels > len(self.names) + self.problem.continuum.basis.shape[1]
         converged = state.settled & found.pop("at_peak") & enough
+        state = state._replace(settled=converged)
         return Found(**found, converged=converged, pixels=pixels, state=state)
 
     def _settle(self, stars, positions, v_frame, level) -> State:

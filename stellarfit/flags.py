@@ -65,7 +65,7 @@ SENTENCES = {
     Flag.LOW_E_BFMI: "the energy fraction (E-BFMI) of a chain is below 0.3: a heavy tail",
     Flag.K_HAT: "Pareto k-hat exceeds 0.7: the surrogate misses the posterior; sample by NUTS",
     Flag.FAILED: "the star could not be read or fitted: the catalogue's column reason says why",
-    Flag.POOR_DRAWS: "k_hat exceeds 0.7 and r_hat 1.05: the draws are not trusted; sample by NUTS",
+    Flag.POOR_DRAWS: "k_hat exceeds 0.7 and no chains with r_hat up to 1.05 help; sample by NUTS",
 }
 
 # A result with one of these should not enter a catalogue without a look.

@@ -47,7 +47,8 @@ def draw_and_weigh(
     from blackjax.diagnostics import psis_weights
 
     target = whiten(problem, values)
-    first, second = jax.random.split(key)
+    # More draws are other draws, so that their k-hat is another look.
+    first, second = jax.random.split(jax.random.fold_in(key, num))
     normal = jax.random.normal(first, (num, len(values)), jnp.float64)
     density = jax.lax.map(target.exact, normal, batch_size=AT_ONCE)
     ratio = density + 0.5 * jnp.sum(normal**2, axis=1)

@@ -47,9 +47,10 @@ def merge_survey(out: str | os.PathLike[str], *, allow_missing: bool = False) ->
     Returns
     -------
     Path
-        Of the catalogue: the columns of `stellarfit.catalog.make_catalog`, ``k_hat`` and ``draws``
-        where these were asked for, then ``source`` and ``row``, the file and the row there (-1: the
-        file's only star), and ``reason``, why a star failed (NaN then, with the flag ``failed``).
+        Of the catalogue: the columns of `stellarfit.catalog.make_catalog`, ``k_hat``, ``r_hat``
+        and ``draws`` where these were asked for, then ``source`` and ``row``, the file and the row
+        there (-1: the file's only star), and ``reason``, why a star failed (NaN then, with the flag
+        ``failed``).
         The header's ``NFAILED`` counts these.
 
     Raises

@@ -10,7 +10,7 @@ from .sampling.blackjax_hmc import draw_lengths, run_chains
 from .sampling.target import whiten
 
 CHAINS, _WARMUP, _KEPT = 4, 64, 192
-_TRIALS = 32  # of the Gaussian, to begin with the likeliest
+_TRIALS = 32  # of the Gaussian, to begin with some of these by their importance
 
 
 def chain_lengths(seed: int, num: int) -> Int[Array, " transition"]:
@@ -34,7 +34,7 @@ def walk(
         Of `chain_lengths`.
     """
     target = whiten(problem, values)
-    first, second, third = jax.random.split(key, 3)
+    first, second, third = jax.random.split(jax.random.fold_in(key, 0), 3)
     trials = jax.random.normal(first, (_TRIALS, len(values)), jnp.float64)
     density = jax.lax.map(target.exact, trials, batch_size=AT_ONCE)
     # Largest after Gumbel's noise: drawn by their importance, none twice.
