@@ -124,26 +124,22 @@ def star_keys(seed: int, flux: Float[np.ndarray, "star pixel"]) -> UInt32[np.nda
 def draw_alone(fit: Fit, num: int, seed: int) -> Drawn:
     """Draws of the posterior of a star that was fitted by itself."""
     problem: Any = fit.problem
-    star = problem, jnp.asarray(fit.values)
     (key,) = star_keys(seed, np.asarray(problem.flux)[None])
+    star = problem, jnp.asarray(fit.values), jnp.asarray(key)
     lengths = chain_lengths(seed, num)
     settled = np.array([Flag.NOT_CONVERGED not in Flag(fit.flags)])
 
     def weigh(_, weighed):
-        return jax.tree.map(lambda part: part[None], _weigh(*star, jnp.asarray(key), weighed, num))
+        by = eqx.Partial(draw_and_weigh, num=weighed, kept=num)
+        return jax.tree.map(lambda part: part[None], _draw(*star, by))
 
     def chains(_):
-        return np.asarray(_walk(*star, jnp.asarray(key), lengths))[None]
+        return np.asarray(_draw(*star, eqx.Partial(walk, lengths=lengths)))[None]
 
     found = draw_with(weigh, chains, settled, num)
     return Drawn(fit, found.samples[0], float(found.k_hat[0]), float(found.r_hat[0]))
 
 
 @eqx.filter_jit
-def _weigh(problem, values, key, num, kept):
-    return draw_and_weigh(problem, values, jax.random.wrap_key_data(key), num, kept)
-
-
-@eqx.filter_jit
-def _walk(problem, values, key, lengths):
-    return walk(problem, values, jax.random.wrap_key_data(key), lengths)
+def _draw(problem, values, key, by):
+    return by(problem, values, jax.random.wrap_key_data(key))

@@ -30,13 +30,14 @@ from .compiled import Anchor, CompiledEmulator, with_held
 from .continuum import Continuum
 from .draws import Draws, draw_with, star_keys
 from .emulator_error import amplitude_prior, default_noise
+from .importance import draw_and_weigh
 from .instrument import Pixels
-from .lockstep import STARTS, anchor, begin, draw, halfway, measure, search, settle, walk
+from .lockstep import STARTS, anchor, begin, draw, halfway, measure, search, settle
 from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
 from .optimize import SETTLED
 from .priors import make_prior
-from .short_chains import CHAINS, chain_lengths
+from .short_chains import CHAINS, chain_lengths, walk
 from .spectrograph import Spectrograph
 from .spectrum import Spectrum
 from .templates import Templates
@@ -291,13 +292,15 @@ class Engine(eqx.Module):
         stars = _Pool(self, flux, ivar, chunk)
         columns = state.positions, state.v_frame, state.level, state.anchor, star_keys(seed, flux)
         fewer = _Pool(self, flux, ivar, -(-chunk // CHAINS))
-        walked = partial(walk, lengths=chain_lengths(seed, num))
+        lengths = chain_lengths(seed, num)
 
+        # A partial of equinox, whose numbers tell compiled functions apart.
         def weigh(some, weighed):
-            return stars.run(partial(draw, num=weighed, kept=num), some, *columns)
+            by = eqx.Partial(draw_and_weigh, num=weighed, kept=num)
+            return stars.run(partial(draw, by=by), some, *columns)
 
         def chains(some):
-            return fewer.run(walked, some, *columns)
+            return fewer.run(partial(draw, by=eqx.Partial(walk, lengths=lengths)), some, *columns)
 
         found = draw_with(weigh, chains, state.settled, num)
         i = self.names.index("v_rad")

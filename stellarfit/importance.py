@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
 from .model import Problem
-from .sampling.target import whiten
+from .sampling.target import Whitened, whiten
 
 _WEIGHED = 0.9  # of the draws, at least
-AT_ONCE = 8  # densities of a star; together with a chunk of stars they fill any GPU
+_AT_ONCE = 8  # densities of a star; together with a chunk of stars they fill any GPU
 
 
 class Weighted(NamedTuple):
@@ -32,6 +32,15 @@ class Weighted(NamedTuple):
     k_hat: Float64[Array, "..."]
 
 
+def log_ratios(
+    target: Whitened, normal: Float64[Array, "draw parameter"]
+) -> Float64[Array, " draw"]:
+    """Log density over that of the standard normal, up to a constant; -inf where it has none."""
+    density = jax.lax.map(target.exact, normal, batch_size=_AT_ONCE)
+    ratio = density + 0.5 * jnp.sum(normal**2, axis=1)
+    return jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
+
+
 def draw_and_weigh(
     problem: Problem, values: Float[Array, " parameter"], key: PRNGKeyArray, num: int, kept: int
 ) -> Weighted:
@@ -50,9 +59,8 @@ def draw_and_weigh(
     # More draws are other draws, so that their k-hat is another look.
     first, second = jax.random.split(jax.random.fold_in(key, num))
     normal = jax.random.normal(first, (num, len(values)), jnp.float64)
-    density = jax.lax.map(target.exact, normal, batch_size=AT_ONCE)
-    ratio = density + 0.5 * jnp.sum(normal**2, axis=1)
-    log_weight, k_hat = psis_weights(jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf))
+    ratio = log_ratios(target, normal)
+    log_weight, k_hat = psis_weights(ratio)
     weight = jax.nn.softmax(log_weight)
     drawn = jax.vmap(target.values)(normal)
     mean = weight @ drawn

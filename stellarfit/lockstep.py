@@ -4,6 +4,7 @@ Every function takes the engine, which holds what stars share, then arrays with 
 stars. Positions are those of `stellarfit.priors.Prior`, in the frame of each star.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,14 +15,12 @@ from jaxtyping import Array, Bool, Float64
 from .compiled import Anchor
 from .emulator_error import mix, push
 from .goodness import chi2_and_dof
-from .importance import Weighted, draw_and_weigh
 from .instrument import log_shift
 from .laplace import invert
 from .model import Problem
 from .noise import Noise, NoiseMixture
 from .optimize import curvature, maximize, moved
 from .priors import between
-from .short_chains import walk as walk_one
 from .velocity import WINDOW
 
 STARTS = 3  # templates to start from, where one does not do
@@ -248,37 +247,12 @@ def draw(
     anchor: Anchor | None,
     key: Array,
     *,
-    num: int,
-    kept: int,
-) -> Weighted:
-    """Draws of the Gaussian that the boxes cut off, their weights, and k-hat."""
+    by: Callable[[Problem, Array, Array], Any],
+) -> Any:
+    """Posteriors, by what gives that of a problem from its mode and a key."""
 
     def one(flux, ivar, position, v_frame, level, anchor, key):
         problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
-        values = problem.prior.values(position)
-        return draw_and_weigh(problem, values, jax.random.wrap_key_data(key), num, kept)
-
-    return _each(one, flux, ivar, position, v_frame, level, anchor, key)
-
-
-@eqx.filter_jit
-def walk(
-    engine: Any,
-    flux: Array,
-    ivar: Array,
-    position: Array,
-    v_frame: Array,
-    level: Array,
-    anchor: Anchor | None,
-    key: Array,
-    *,
-    lengths: Array,
-) -> Float64[Array, "star chain draw parameter"]:
-    """Chains of Hamiltonian Monte Carlo."""
-
-    def one(flux, ivar, position, v_frame, level, anchor, key):
-        problem, _, _ = _frozen(engine, flux, ivar, position, v_frame, level, anchor)
-        values = problem.prior.values(position)
-        return walk_one(problem, values, jax.random.wrap_key_data(key), lengths)
+        return by(problem, problem.prior.values(position), jax.random.wrap_key_data(key))
 
     return _each(one, flux, ivar, position, v_frame, level, anchor, key)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
-from .importance import AT_ONCE
+from .importance import log_ratios
 from .model import Problem
 from .sampling.blackjax_hmc import draw_lengths, run_chains
 from .sampling.target import whiten
@@ -36,10 +36,8 @@ def walk(
     target = whiten(problem, values)
     first, second, third = jax.random.split(jax.random.fold_in(key, 0), 3)
     trials = jax.random.normal(first, (_TRIALS, len(values)), jnp.float64)
-    density = jax.lax.map(target.exact, trials, batch_size=AT_ONCE)
     # Largest after Gumbel's noise: drawn by their importance, none twice.
-    ratio = density + 0.5 * jnp.sum(trials**2, axis=1)
-    ratio = jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
+    ratio = log_ratios(target, trials)
     _, begin = jax.lax.top_k(ratio + jax.random.gumbel(second, ratio.shape, jnp.float64), CHAINS)
     draws = run_chains(target, trials[begin], third, lengths, _WARMUP)
     return jax.vmap(jax.vmap(target.values))(draws.position).swapaxes(0, 1)

@@ -150,18 +150,41 @@ def _advance(sampler, target, states, adaptation, index, keys, num_warmup, targe
     def one_step(carry, inputs):
         states, adaptation = carry
         i, keys = inputs
-        warm = i < num_warmup
-        log_step = jnp.where(warm, adaptation.log_step, adaptation.log_average)
-        step_size = jnp.exp(log_step)
-        states, draw = _each_chain(
-            lambda pair: sampler.step(target, pair[0], pair[1], step_size), (keys, states)
-        )
-        updated = adapt(adaptation, i + 1, target_acceptance - jnp.mean(draw.acceptance))
-        adaptation = jax.tree.map(lambda new, old: jnp.where(warm, new, old), updated, adaptation)
-        return (states, adaptation), draw
+
+        def step(states, step_size):
+            return _each_chain(
+                lambda pair: sampler.step(target, pair[0], pair[1], step_size), (keys, states)
+            )
+
+        return transition(step, states, adaptation, i, num_warmup, target_acceptance)
 
     (states, adaptation), draws = jax.lax.scan(one_step, (states, adaptation), (index, keys))
     return states, adaptation, draws
+
+
+def transition(
+    step: Callable[[State, Float[Array, ""]], tuple[State, Draw]],
+    states: State,
+    adaptation: Adaptation,
+    index: Int[Array, ""],
+    num_warmup: int | Int[Array, ""],
+    target_acceptance: float | Float[Array, ""],
+) -> tuple[tuple[State, Adaptation], Draw]:
+    """One transition of all chains, with the step size that they share; adapts it in the warm-up.
+
+    Parameters
+    ----------
+    step
+        Moves all chains with a step size.
+    index
+        Of the transition, from 0.
+    """
+    warm = index < num_warmup
+    log_step = jnp.where(warm, adaptation.log_step, adaptation.log_average)
+    states, draw = step(states, jnp.exp(log_step))
+    updated = adapt(adaptation, index + 1, target_acceptance - jnp.mean(draw.acceptance))
+    adaptation = jax.tree.map(lambda new, old: jnp.where(warm, new, old), updated, adaptation)
+    return (states, adaptation), draw
 
 
 def _each_chain(function, chains):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
-from .base import AbstractSampler, Draw, State, adapt, start_adaptation
+from .base import AbstractSampler, Draw, State, start_adaptation, transition
 
 # Leapfrogs of a trajectory, the longest: four of the usual step go half way round a standard
 # normal, and lengths from 1 to this have that mean.
@@ -84,20 +84,19 @@ def run_chains(
         Transitions that are not in the result.
     """
 
-    def transition(carry, inputs):
+    def one(carry, inputs):
         states, adaptation = carry
         i, length = inputs
-        warm = i < num_warmup
-        step_size = jnp.exp(jnp.where(warm, adaptation.log_step, adaptation.log_average))
         keys = jax.random.split(jax.random.fold_in(key, i), len(initial))
-        states, draw = jax.vmap(lambda key, state: move(target, key, state, step_size, length))(
-            keys, states
-        )
-        updated = adapt(adaptation, i + 1, _ACCEPTANCE - jnp.mean(draw.acceptance))
-        adaptation = jax.tree.map(lambda new, old: jnp.where(warm, new, old), updated, adaptation)
-        return (states, adaptation), draw
+
+        def step(states, step_size):
+            return jax.vmap(lambda key, state: move(target, key, state, step_size, length))(
+                keys, states
+            )
+
+        return transition(step, states, adaptation, i, num_warmup, _ACCEPTANCE)
 
     states = State(initial, *jax.vmap(jax.value_and_grad(target))(initial))
     start = states, start_adaptation(initial.shape[1])
-    _, draws = jax.lax.scan(transition, start, (jnp.arange(len(lengths)), lengths))
+    _, draws = jax.lax.scan(one, start, (jnp.arange(len(lengths)), lengths))
     return jax.tree.map(lambda array: array[num_warmup:], draws)
