@@ -25,6 +25,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -170,6 +171,7 @@ def tell(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--spectra", type=int, default=200, help="around each star")
+    parser.add_argument("--measured", type=Path, help="an earlier output, to predict anew")
     parser.add_argument("--noisy", type=int, default=6, help="fits with noise around each star")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -177,8 +179,7 @@ def main() -> None:
     emulators.sort(key=lambda one: -float(error_model_of(one).mse))
     space = emulators[0].label_space
     pixels = make_pixels(RANGE, RESOLUTION, PIXELS_PER_FWHM, emulators[0].step)
-    synth = LTESynthesizer.build(pixels.fine, space)
-    rows, groups, seconds, noise_check = [], [], {}, {}
+    seconds, noise_check = {}, {}
 
     def clock(name):
         nonlocal began
@@ -195,44 +196,35 @@ def main() -> None:
             wavelength_range=RANGE, pixels_per_fwhm=PIXELS_PER_FWHM,
         )  # fmt: skip
     clock("prediction")
+    if arguments.measured is not None:
+        earlier = json.loads(arguments.measured.read_text(encoding="utf-8"))
+        sys.stderr.write("\n")
+        print(json.dumps(report(choices, earlier, seconds), indent=1))
+        return
+    synth = LTESynthesizer.build(pixels.fine, space)
+    measured = []
     for number, (name, star) in enumerate(STARS.items()):
         truth = draw(space, star, arguments.spectra, SEED + number)
         center = np.array([star.get(label, 0.0) for label in space.names])
         fitters = [Fitter(emulator, pixels, center) for emulator in emulators]
         flux = synthesize(synth, truth, pixels)
         clock("synthesis")
-        for size, fitter in enumerate(fitters):
+        for fitter in fitters:
             fits = []
             for i, (spectrum, labels) in enumerate(zip(flux, truth, strict=True)):
                 fits.append(fitter.fit(spectrum, labels))
                 tell(f"{name}, {fitter.emulator.name}: fitted {i + 1} of {len(truth)}")
             for snr in SNRS:
                 off = np.array([fit[snr][0] for fit in fits]) - truth
-                measured = np.sqrt(np.mean(off**2, axis=0))
-                choice = choices[snr]
-                predicted = choice.systematic[size, number]
-                ratio = measured / predicted
-                about = {"star": name, "snr": snr, "size": fitter.emulator.name}
-                groups.append(
-                    about
-                    | {
-                        "within_factor_2": round(float(np.mean(np.abs(np.log2(ratio)) <= 1)), 3),
-                        "median_ratio": round(float(np.median(ratio)), 3),
+                rms = np.sqrt(np.mean(off**2, axis=0))
+                measured.append(
+                    {
+                        "star": name, "snr": snr, "size": fitter.emulator.name,
                         "not_settled": sum(not fit[snr][1] for fit in fits),
                         "renewed": sum(fit[snr][2] for fit in fits),
+                        "rms": dict(zip(space.names, map(float, rms), strict=True)),
                     }
-                )
-                rows += [
-                    about
-                    | {
-                        "label": label,
-                        "statistical": float(f"{choice.statistical[number, i]:.4g}"),
-                        "predicted": float(f"{predicted[i]:.4g}"),
-                        "measured": float(f"{measured[i]:.4g}"),
-                        "ratio": round(float(ratio[i]), 3),
-                    }
-                    for i, label in enumerate(space.names)
-                ]
+                )  # fmt: skip
             clock("fits")
         if arguments.noisy:
             choice, default = choices[100.0], fitters[_default(emulators)].emulator.name
@@ -241,23 +233,53 @@ def main() -> None:
             some = slice(0, arguments.noisy)
             noise_check[name] = fit_with_noise(truth[some], flux[some], pixels, error)
             clock("noisy fits")
-    ratios = np.array([row["ratio"] for row in rows])
-    report = {
+    found = {
         "spectra_a_star": arguments.spectra,
         "wavelength_range": RANGE,
         "resolution": RESOLUTION,
         "emulators": {
             one.name: [one.fingerprint, float(error_model_of(one).mse)] for one in emulators
         },
-        "within_factor_2": float(np.mean(np.abs(np.log2(ratios)) <= 1)),
-        "median_ratio": float(np.median(ratios)),
         "noisy": noise_check,
-        "seconds": seconds,
+        "measured": measured,
+    }
+    sys.stderr.write("\n")
+    print(json.dumps(report(choices, found, seconds), indent=1))
+
+
+def report(choices: dict[float, Any], found: dict[str, Any], seconds: dict) -> dict[str, Any]:
+    """Predictions beside what was measured."""
+    rows, groups = [], []
+    for one in found["measured"]:
+        choice, names = choices[one["snr"]], list(STARS)
+        star = names.index(one["star"])
+        size = [size.name for size in choice.sizes].index(one["size"])
+        about = {key: one[key] for key in ("star", "snr", "size")}
+        ratios = []
+        for i, label in enumerate(choice.labels):
+            predicted, rms = choice.systematic[size, star, i], one["rms"][label]
+            ratios.append(rms / predicted)
+            rows.append(
+                about
+                | {
+                    "label": label,
+                    "statistical": float(f"{choice.statistical[star, i]:.4g}"),
+                    "predicted": float(f"{predicted:.4g}"),
+                    "ratio": round(float(ratios[-1]), 3),
+                }
+            )
+        within = float(np.mean(np.abs(np.log2(ratios)) <= 1))
+        median = round(float(np.median(ratios)), 3)
+        groups.append(about | {"within_factor_2": round(within, 3), "median_ratio": median})
+    ratios = np.array([row["ratio"] for row in rows])
+    return found | {
+        "within_factor_2": float(np.mean(np.abs(np.log2(ratios)) <= 1)),
+        "range": [float(ratios.min()), float(ratios.max())],
+        "median_ratio": float(np.median(ratios)),
+        "seconds": found.get("seconds", {}) | seconds,
         "groups": groups,
         "rows": rows,
     }
-    sys.stderr.write("\n")
-    print(json.dumps(report, indent=1))
 
 
 def _default(emulators):

@@ -1,12 +1,14 @@
-"""How wrong emulators are near one star, found without synthesis: by comparing their sizes.
+"""How wrong emulators are near one star: against spectra synthesised there, or by their sizes.
 
 An error model says what to expect of any star like this one; it is calibrated over the whole label
-box, and too pessimistic where most abundances are solar. A better emulator of the same labels shows
-more: where its own error is small beside that of a lesser one, their difference is the error of the
-lesser.
+box, and too pessimistic where most abundances are solar. A few dozen spectra of the synthesiser
+show the errors themselves. Where there is no synthesiser, a better emulator of the same labels
+shows something of them: where its own error is small beside that of a lesser one, their difference
+is the error of the lesser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,16 +17,92 @@ import numpy as np
 from jaxtyping import Float64
 
 from emulators.emulator import Emulator
-from scaling.label_bias import Covariance, Pixels, error_model_of
+from emulators.errors import InputError
+from emulators.labels import LabelSpace
+from emulators.physics.synthesizer import Synthesizer
+from scaling.label_bias import Covariance, Design, Pixels, error_model_of
 
 # Stars like the one asked for: within a tenth of the width of the box, in every label.
-_STARS, _REACH, _SEED = 64, 0.1, 0
+_STARS, _REACH, _SEED = 32, 0.1, 0
+_AT_ONCE = 8  # that are synthesised: what a processor's memory and a GPU both bear
 # What the differences contribute to a covariance. The rest is the error model's, which knows
-# directions that so few stars do not show.
+# directions that two emulators do not show, being wrong in the same way.
 _SHARE = 0.5
 
 
-def errors_near(
+class Fitted(NamedTuple):
+    """A star that is fitted, and the errors of the emulator there.
+
+    Attributes
+    ----------
+    design
+        Derivatives of the star's pixels.
+    errors
+        Covariance of the errors in them.
+    """
+
+    design: Design
+    errors: Covariance
+
+
+def by_synthesis(
+    emulator: Emulator,
+    labels: Float64[np.ndarray, "star label"],
+    truth: Float64[np.ndarray, "star fine"],
+    pixels: Pixels,
+    design: Callable[[Float64[np.ndarray, " label"]], Design],
+) -> list[Fitted]:
+    """Synthesised stars as an emulator would fit them.
+
+    Parameters
+    ----------
+    labels, truth
+        From `stars_near` and `synthesise`.
+    pixels
+        That see them.
+    design
+        Derivatives by this emulator of a star of some labels.
+    """
+    flux = np.asarray(_fluxes(emulator, jnp.asarray(labels), jnp.asarray(pixels.fine)), np.float64)
+    nothing = np.zeros(len(pixels.wavelength))
+    return [
+        Fitted(design(star), Covariance(nothing, (pixels.spread @ off)[:, None]))
+        for star, off in zip(labels, flux - truth, strict=True)
+    ]
+
+
+def synthesise(
+    synthesizer: Synthesizer, labels: Float64[np.ndarray, "star label"]
+) -> Float64[np.ndarray, "star fine"]:
+    """Spectra of stars, a few at a time.
+
+    Raises
+    ------
+    InputError
+        If one has no number somewhere.
+    """
+    still = jnp.zeros(_AT_ONCE)
+    parts = [
+        np.asarray(synthesizer.batch(jnp.asarray(part), still).normalized, np.float64)
+        for part in labels.reshape(-1, _AT_ONCE, labels.shape[1])
+    ]
+    truth = np.concatenate(parts)
+    if not np.isfinite(truth).all():
+        wrong = labels[~np.isfinite(truth).all(axis=1)][0]
+        raise InputError(f"choose: the synthesiser has no spectrum of {wrong.tolist()}")
+    return truth
+
+
+def stars_near(
+    space: LabelSpace, labels: Float64[np.ndarray, " label"]
+) -> Float64[np.ndarray, "star label"]:
+    """Stars that fill a small box about one, cut off at the edge of the label space."""
+    lower, upper = np.asarray(space.lower), np.asarray(space.upper)
+    unit = (space.sobol(_STARS, seed=_SEED) - lower) / (upper - lower)
+    return np.clip(labels + _REACH * (2 * unit - 1) * (upper - lower), lower, upper)
+
+
+def by_comparison(
     emulators: Sequence[Emulator],
     models: Sequence[Covariance],
     labels: Float64[np.ndarray, " label"],
@@ -52,7 +130,7 @@ def errors_near(
     """
     if len(emulators) == 1:
         return list(models)
-    sample = _stars_near(emulators[-1], labels)
+    sample = stars_near(emulators[-1].label_space, labels)
     first, last = np.log(pixels.fine[[0, -1]])
     native = np.exp(np.arange(first, last, emulators[-1].step))
     flux = [np.asarray(_fluxes(one, jnp.asarray(sample), jnp.asarray(native))) for one in emulators]
@@ -69,14 +147,6 @@ def errors_near(
         )
         for modes, model in zip(found, models, strict=True)
     ]
-
-
-def _stars_near(emulator, labels):
-    """Stars that fill a small box about one, cut off at the edge of the label space."""
-    space = emulator.label_space
-    lower, upper = np.asarray(space.lower), np.asarray(space.upper)
-    unit = (space.sobol(_STARS, seed=_SEED) - lower) / (upper - lower)
-    return np.clip(labels + _REACH * (2 * unit - 1) * (upper - lower), lower, upper)
 
 
 @eqx.filter_jit

@@ -30,6 +30,13 @@ def choose(
         typer.Option(help="A candidate: name or .h5 path; the shipped ones otherwise. Repeated."),
     ] = None,
     pixels_per_fwhm: Annotated[float, typer.Option(help="Pixels a resolution element.")] = 3.0,
+    synthesize: Annotated[
+        bool,
+        typer.Option(
+            help="Measure errors on 32 spectra synthesised near each star, over a minute a star; "
+            "or else compare the candidates with one another."
+        ),
+    ] = True,
     plot: Annotated[Path | None, typer.Option(help="A PNG file to write.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -45,11 +52,11 @@ def choose(
     if plot is not None:
         report.check_plot(plot)
     candidates = None if emulator is None else [load_emulator(name) for name in emulator]
-    with Console(stderr=True).status("comparing emulators near the star"):
+    with Console(stderr=True).status("how wrong emulators are near the star"):
         choice = choose_emulator(
             candidates, stars=stars, snr=snr, resolution=resolution, labels=_split(labels),
             wavelength_range=wavelength_range, pixels_per_fwhm=pixels_per_fwhm,
-            held=_split(hold) or (),
+            held=_split(hold) or (), synthesize=synthesize,
         )  # fmt: skip
     if plot is not None:
         _write_plot(plot, choice)

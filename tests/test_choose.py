@@ -1,8 +1,10 @@
 """The size chooser against dense algebra, drawn residuals and known biases."""
 
 import json
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from tiny import LABELS, STEP, AnalyticModel, tiny_emulator, tiny_error_model, t
 
 from emulators.emulator import Emulator
 from emulators.errors import InputError
+from emulators.physics.formation import Synthesis
+from emulators.physics.synthesizer import Synthesizer
 from scaling.choose import THRESHOLD, choose_emulator
 from scaling.choose_figure import draw_choice
 from scaling.label_bias import (
@@ -23,14 +27,19 @@ from scaling.label_bias import (
     response,
     scatter,
 )
-from scaling.local_error import errors_near
+from scaling.local_error import by_comparison, by_synthesis, synthesise
 from stellarfit.cli import main
 
 STAR = {"teff": 5500.0, "logg": 3.5, "fe_h": -0.5, "mg_fe": 0.1}
 POINT = np.array(list(STAR.values()))
 GRID = tiny_grid()
 RANGE = (float(GRID[0]), float(GRID[-1]))
-SETTING: dict[str, Any] = {"stars": [STAR], "snr": 100.0, "resolution": 30_000.0}
+SETTING: dict[str, Any] = {
+    "stars": [STAR],
+    "snr": 100.0,
+    "resolution": 30_000.0,
+    "synthesize": False,
+}
 
 
 class WrongModel(AnalyticModel):
@@ -208,12 +217,12 @@ def test_table_says_everything(single):
     np.testing.assert_allclose(named.statistical, single.statistical[:, [3, 0]])
 
 
-def test_a_better_emulator_shows_the_errors_near_the_star(pixels, design):
+def test_a_better_emulator_shows_the_by_comparison_the_star(pixels, design):
     """Half of the covariance is that of the true errors, which are a smooth wave."""
     wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-5), name="bad")
     pair = [wrong, emulator("best", mse=1e-7)]
     models = [observed_covariance(one, POINT, pixels) for one in pair]
-    bad, best = errors_near(pair, models, POINT, pixels)
+    bad, best = by_comparison(pair, models, POINT, pixels)
     np.testing.assert_allclose(bad.variance, 0.5 * models[0].variance)
     unit = LABELS.to_unit(POINT)[0]
     wave = pixels.spread @ (1e-3 * (1 + 0.3 * float(unit)) * np.sin(2.0 * pixels.fine))
@@ -226,9 +235,70 @@ def test_a_better_emulator_shows_the_errors_near_the_star(pixels, design):
     np.testing.assert_allclose(best.modes[:, models[1].modes.shape[1] :], 0.1 * waves, rtol=1e-6)
 
 
+class ClosedForm(Synthesizer):
+    """Spectra in closed form, in the place of the synthesiser."""
+
+    wavelength: Any
+    label_space: Any
+
+    def __init__(self, wavelength):
+        self.wavelength, self.label_space = jnp.asarray(wavelength), LABELS
+
+    def __call__(self, labels, shift=0.0):
+        flux = AnalyticModel()(labels, self.wavelength * jnp.exp(shift))
+        return Synthesis(flux, jnp.ones_like(flux))
+
+    def batch(self, labels, shift):
+        return jax.vmap(self)(labels, shift)
+
+    def provenance(self):
+        return {}
+
+
+def test_synthesis_shows_the_errors_near_the_star(pixels, monkeypatch):
+    """The true errors are a smooth wave, whatever the error model says of them."""
+    wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-9), name="bad")
+    monkeypatch.setattr("scaling.choose.LTESynthesizer.build", lambda fine, space: ClosedForm(fine))
+    setting: dict[str, Any] = SETTING | {"synthesize": True}
+    choice = choose_emulator([wrong], sizes={"quarter": 2.5e-10}, **setting)
+    # Labels move by what least squares makes of the wave in stars like this one.
+    rng = np.random.default_rng(3)
+    box = np.array(LABELS.upper) - np.array(LABELS.lower)
+    weights = make_weights(observed_covariance(wrong, POINT, pixels), 100.0)
+    moved = []
+    for star in POINT + 0.1 * box * rng.uniform(-1, 1, (40, 4)):
+        size = 1e-3 * (1 + 0.3 * float(LABELS.to_unit(star)[0]))
+        wave = pixels.spread @ (size * np.sin(2.0 * pixels.fine))
+        moved.append(response(make_design(wrong, star, pixels), weights)[0][:4] @ wave)
+    expected = np.sqrt(np.mean(np.square(moved), axis=0))
+    np.testing.assert_allclose(choice.systematic[0, 0], expected, rtol=0.25)
+    np.testing.assert_allclose(choice.systematic[1], choice.systematic[0] / 2, rtol=1e-2)
+    assert choice.settings["errors"] == "synthesis"
+
+
+def test_errors_of_a_synthesised_star_are_the_wave(pixels):
+    wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-9), name="bad")
+    stars = np.tile(POINT, (8, 1))
+    truth = synthesise(ClosedForm(pixels.fine), stars)
+    first, *_ = by_synthesis(
+        wrong, stars, truth, pixels, partial(make_design, wrong, pixels=pixels)
+    )
+    wave = 1e-3 * (1 + 0.3 * float(LABELS.to_unit(POINT)[0])) * np.sin(2.0 * pixels.fine)
+    np.testing.assert_allclose(first.errors.modes[:, 0], pixels.spread @ wave, atol=1e-6)
+    np.testing.assert_array_equal(first.design.columns, make_design(wrong, POINT, pixels).columns)
+
+
+def test_a_star_without_a_spectrum_is_refused(pixels):
+    stars = np.tile(POINT, (8, 1))
+    stars[3, 0] = np.nan  # what lies outside of the atmospheres has no spectrum either
+    with pytest.raises(InputError, match="no spectrum of"):
+        synthesise(ClosedForm(pixels.fine), stars)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"synthesize": True}, "cannot be synthesised .*vmic.*; give synthesize=False"),
         ({"labels": ["teff", "ba_fe"]}, "unknown label 'ba_fe'"),
         ({"labels": ["teff"], "held": ["teff"]}, "both wanted and held"),
         ({"held": ["v_sini"]}, "unknown label 'v_sini'"),
@@ -277,7 +347,17 @@ def test_command(tmp_path, capsys):
     path = tmp_path / "tiny.h5"
     tiny_emulator().save(path)
     star = "teff=5500,logg=3.5,fe_h=-0.5"
-    options = ("--emulator", path, "--snr", 50, "--resolution", 30000, "--star", star)
+    options = (
+        "--emulator",
+        path,
+        "--no-synthesize",
+        "--snr",
+        50,
+        "--resolution",
+        30000,
+        "--star",
+        star,
+    )
     picture = tmp_path / "choice.png"
     status, text, _ = run(
         capsys, "choose", *options, "--labels", "teff, fe_h", "--hold", "mg_fe",
