@@ -177,7 +177,7 @@ def simulate(emulator: Emulator, num: int) -> Mocks:
     def expand(star, values):
         return star(values), jax.jacfwd(star)(values)
 
-    fine = np.asarray(instrument.wavelength)
+    fine = instrument.reached
     data, model, jacobian = [], [], []
     for i in range(num):
         labels = draw_labels(i % 4, rng, space.names)

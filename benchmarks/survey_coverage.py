@@ -50,7 +50,7 @@ def synthesise(compiled: CompiledEmulator, num: int, seed: int) -> dict[str, np.
     steps = np.clip(
         np.round(rng.normal(0, 80.0 / SPEED_OF_LIGHT / _STEP, num)), -reach, reach
     ).astype(int)
-    places = np.asarray(instrument.wavelength)
+    places = instrument.reached
     beyond = _STEP * np.arange(1, reach + 1)
     wider = [places[0] * np.exp(-beyond[::-1]), places, places[-1] * np.exp(beyond)]
     synth = LTESynthesizer.build(np.concatenate(wider), space)

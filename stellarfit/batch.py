@@ -71,7 +71,9 @@ def fit_batch(
         )
     if len(setup.parts) > 1:
         raise InputError(f"setup: {len(setup.parts)} arms; a batch is of one, fit these by `fit`")
-    problem = _with_data(setup.photons, jnp.asarray(flux), jnp.asarray(ivar))
+    level = jnp.percentile(jnp.asarray(flux), 90.0, axis=1)
+    flux, ivar = flux[:, setup.places], setup.used * ivar[:, setup.places]
+    problem = _with_data(setup.photons, jnp.asarray(flux), jnp.asarray(ivar), level)
     axes = _axes(problem)
     starts = _best_starts(problem, axes, jnp.asarray(candidates))
     errors, prior = None, None
@@ -91,11 +93,11 @@ def sample_batch(
     return _sample(fits.problem, _axes(fits.problem), fits.values, keys, lengths, num_warmup)
 
 
-def _with_data(problem, flux, ivar):
+def _with_data(problem, flux, ivar, level):
     """A problem whose data, continuum level and noise have a leading axis of stars."""
     nothing = jnp.zeros((flux.shape[1], 0))
     noise = jax.vmap(lambda weight: NoiseMixture.single(Noise.build(weight, nothing)))(ivar)
-    level = jnp.percentile(flux, 90.0, axis=1) / jnp.mean(problem.continuum.basis[:, 0])
+    level = level / jnp.mean(problem.continuum.basis[:, 0])
     basis = level[:, None, None] * problem.continuum.basis
     return eqx.tree_at(
         lambda p: (p.flux, p.noise, p.continuum.basis), problem, (flux, noise, basis)
@@ -141,11 +143,13 @@ def _fit(problem, axes, starts, errors, sizes, amplitude):
         scouts = jax.lax.map(scout, starts)
         place = jnp.argmin(scouts.curvature.cost)
         best = maximize(problem, scouts.position[place], 0.0, _STEPS)
-        photons = 1 / problem.noise.central.inverse_variance
+        weight = problem.noise.central.inverse_variance
+        used = jnp.where(weight > 0, 1.0, 0.0)
+        photons = 1 / jnp.where(weight > 0, weight, 1.0)
         for _ in range(0 if errors is None else _ROUNDS):
             values = prior.values(best.position)
             error = push(problem, errors, values, sizes)
-            noise = mix(problem, error, values, photons, jnp.ones_like(photons), amplitude)
+            noise = mix(problem, error, values, photons, used, amplitude)
             problem = eqx.tree_at(lambda p: p.noise, problem, noise)
             best = maximize(problem, best.position, 0.0, _STEPS)
         return problem.noise, prior.values(best.position), best.converged

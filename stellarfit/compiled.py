@@ -121,7 +121,7 @@ class CompiledEmulator(eqx.Module):
                 errors,
                 (seen.wavelength, _see(instrument, errors)),
             )
-        encoding = eqx.filter_jit(parent.encode)(instrument.wavelength)
+        encoding = eqx.filter_jit(parent.encode)(jnp.asarray(instrument.reached))
         pairs = tuple(sorted(held.items()))
         errs = jnp.asarray(rms), jnp.asarray(shift)
         return cls(parent, network, spectrograph, errors, pairs, *errs, instrument, encoding)

@@ -135,7 +135,7 @@ class Instrument(eqx.Module):
     differentiable in the velocities.
     """
 
-    wavelength: Float64[Array, " fine"]  # vacuum Angstrom, observed frame, uniform in ln
+    wavelength: Float64[Array, " fine"]  # vacuum Angstrom, observed frame: `reached`, and copies
     frequency: Float64[Array, " frequency"]  # cycles per unit of ln(wavelength)
     taper: Float64[Array, " fine"]
     first: Int[Array, " pixel"]  # fine pixel of the first weight of each row
@@ -190,22 +190,33 @@ class Instrument(eqx.Module):
 
     @classmethod
     def _lay(cls, center, reach, step, velocities, rows):
-        """The fine grid around pixels that reach so far, with the weights of `rows` on it."""
+        """The fine grid around pixels that reach so far, with the weights of `rows` on it.
+
+        Its last wavelength is repeated until their number is round: a model is evaluated there, but
+        the taper is 0.
+        """
         edge = margin(step, velocities)
         start = np.min(center - reach) - edge
         count = int(np.ceil((np.max(center + reach) + edge - start) / step)) + 1
         first, weights = rows(center - start)
         ramp = np.clip((np.arange(count) + 1) / (_TAPER + 1), 0, 1)
         taper = np.sin(0.5 * np.pi * np.minimum(ramp, ramp[::-1])) ** 2
-        length: Any = next_fast_len(count, real=True)
+        whole = rounded_up(count)
+        length: Any = next_fast_len(whole, real=True)
+        places = np.minimum(np.arange(whole), count - 1)
         return cls(
-            wavelength=jnp.asarray(np.exp(start + step * np.arange(count))),
+            wavelength=jnp.asarray(np.exp(start + step * places)),
             frequency=jnp.asarray(np.fft.rfftfreq(length, step)),
-            taper=jnp.asarray(taper),
+            taper=jnp.asarray(np.pad(taper, (0, whole - count))),
             first=jnp.asarray(first),
             weights=jnp.asarray(weights),
             fft_length=int(length),
         )
+
+    @property
+    def reached(self) -> Float64[np.ndarray, " fine"]:
+        """Wavelengths that pixels and broadening ask for: uniform in ln, none twice."""
+        return np.asarray(self.wavelength)[np.asarray(self.taper) > 0]
 
     def broaden(
         self,
@@ -213,10 +224,11 @@ class Instrument(eqx.Module):
         v_sini: Float[Array, ""],
         v_mac: Float[Array, ""],
     ) -> Float64[Array, "*batch fine"]:
-        """Apply rotation and macroturbulence [km/s] to depths on the fine grid."""
+        """Apply rotation and macroturbulence [km/s] to depths at `wavelength` or `reached`."""
         transfer = rotation_transfer(self.frequency, v_sini)
         transfer = transfer * macroturbulence_transfer(self.frequency, v_mac)
-        spectrum = jnp.fft.rfft(depth.astype(jnp.float64) * self.taper, self.fft_length)
+        depth = depth.astype(jnp.float64) * self.taper[: depth.shape[-1]]
+        spectrum = jnp.fft.rfft(depth, self.fft_length)
         broad = jnp.fft.irfft(spectrum * transfer, self.fft_length)
         return broad[..., : depth.shape[-1]]
 
@@ -256,6 +268,16 @@ class Pixels(eqx.Module):
         """The depth, as it is."""
         del v_sini, v_mac
         return depth.astype(jnp.float64)
+
+
+def rounded_up(number: int) -> int:
+    """A number of pixels, or the next of few that are at most a sixteenth larger, or 16.
+
+    What is compiled for some pixels serves spectra with a few more or less, which takes as long as
+    several fits on a processor and as a hundred on a GPU.
+    """
+    step = max(1 << max(number.bit_length() - 5, 0), 16)
+    return -(-number // step) * step
 
 
 def margin(step: float, velocities: Velocities) -> float:

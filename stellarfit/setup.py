@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 
 from emulators.errors import InputError
 from emulators.units import SPEED_OF_LIGHT
@@ -18,7 +18,7 @@ from .arms import Arms, list_arms, of_arm, select_arms
 from .compiled import CompiledEmulator, make_instrument, usable_pixels
 from .continuum import Continuum, rough_level
 from .emulator_error import AmplitudePrior, EmulatorError, mix, push
-from .instrument import Velocities
+from .instrument import Velocities, rounded_up
 from .mask import Mismatch, find_mismatch
 from .model import Problem, StarModel
 from .noise import Noise, NoiseMixture
@@ -37,6 +37,11 @@ class Setup:
         With the pixels that the emulator cannot reach marked ``OUTSIDE``.
     keep : [good]
         Indices of the pixels that are fitted.
+    places : [pixel]
+        Which of `keep` each pixel of a problem is. A few more follow those of an arm, copies of its
+        last without weight: stars that differ by a few pixels then share what is compiled.
+    used : [pixel]
+        Whether it has weight; ``keep`` is these, in order.
     prior : Prior
         With v_rad restricted to 50 km/s about the first guess.
     held : dict
@@ -46,18 +51,20 @@ class Setup:
     photons : Problem
         With photon noise only.
     parts : tuple of slice
-        Which of the fitted pixels belong to each arm that is used.
+        Which pixels of a problem belong to each arm that is used.
     num_outside : int
         Good pixels that the emulator cannot reach.
     amplitude : AmplitudePrior or None
         Of the emulator's error; None leaves photon noise alone.
-    sizes : ([good], [good])
+    sizes : ([pixel], [pixel])
         Width of each pixel, and FWHM of its line spread, in ln(wavelength).
     """
 
     spectrum: Any
     emulator: Any
     keep: Int[np.ndarray, " good"]
+    places: Int[np.ndarray, " pixel"]
+    used: Bool[np.ndarray, " pixel"]
     prior: Prior
     held: dict[str, float]
     starts: Float64[np.ndarray, "start parameter"]
@@ -118,8 +125,12 @@ class Setup:
             spectrum = seen[""]
         views = [_View.build(arm, seen[arm.name], emulator, prior, held) for arm in used]
         keep = np.flatnonzero(spectrum.good)
-        ends = np.cumsum([len(view.flux) for view in views]).tolist()
-        ivar = jnp.asarray(spectrum.ivar[keep])
+        ends = np.cumsum([len(view.line_spread) for view in views]).tolist()
+        first = np.cumsum([0, *(view.number for view in views)])
+        places = np.concatenate([n + view.places for n, view in zip(first, views, strict=False)])
+        weighs = np.concatenate([np.arange(len(v.places)) < v.number for v in views])
+        pixels = keep[places]
+        ivar = jnp.asarray(np.where(weighs, spectrum.ivar[pixels], 0.0))
         problem = Problem(
             star=StarModel.build(
                 emulator,
@@ -129,13 +140,15 @@ class Setup:
             ),
             prior=prior,
             continuum=Continuum.join([view.continuum for view in views]),
-            noise=NoiseMixture.single(Noise.build(ivar, jnp.zeros((len(keep), 0)))),
-            flux=jnp.asarray(spectrum.flux[keep]),
+            noise=NoiseMixture.single(Noise.build(ivar, jnp.zeros((len(pixels), 0)))),
+            flux=jnp.asarray(spectrum.flux[pixels]),
         )
         return cls(
             spectrum=spectrum,
             emulator=emulator,
             keep=keep,
+            places=places,
+            used=weighs,
             prior=prior,
             held=held,
             starts=guess.values,
@@ -144,7 +157,7 @@ class Setup:
             num_outside=num_good - len(keep),
             amplitude=amplitude,
             sizes=(
-                jnp.asarray(spectrum.width[keep] / spectrum.wavelength[keep]),
+                jnp.asarray(spectrum.width[pixels] / spectrum.wavelength[pixels]),
                 jnp.asarray(np.concatenate([view.line_spread for view in views])),
             ),
         )
@@ -179,11 +192,12 @@ class Setup:
         error
             `emulator_error` at these values, here as below.
         """
-        variance, weight = self._photon_variance, np.ones(len(self.keep))
+        variance, weight = self.photon_variance, self.used.astype(float)
         if mismatch is not None:
-            variance, weight = variance + mismatch.variance, mismatch.weight
+            variance = variance + mismatch.variance[self.places]
+            weight = weight * mismatch.weight[self.places]
         if error is None or self.amplitude is None:
-            nothing = jnp.zeros((len(self.keep), 0))
+            nothing = jnp.zeros((len(weight), 0))
             noise = NoiseMixture.single(Noise.build(jnp.asarray(weight / variance), nothing))
         else:
             noise = mix(
@@ -210,15 +224,20 @@ class Setup:
     def find_mismatch(
         self, values: Float64[Any, " parameter"], error: EmulatorError | None
     ) -> Mismatch:
-        """Apply the rule of `stellarfit.mask` to the residuals at `values`."""
+        """Apply the rule of `stellarfit.mask` to the residuals at `values`, [good]."""
         normalized, continuum = _predict(self.photons, values)
-        residual = np.asarray(self.photons.flux - normalized * continuum)
-        sensitivity = np.asarray(_sensitivity(self.photons, values) * continuum)
-        variance = self._photon_variance
+        residual = self.photons.flux - normalized * continuum
+        sensitivity = _sensitivity(self.photons, values) * continuum
+        variance = self.photon_variance
         if error is not None and self.amplitude is not None:
             whole = np.asarray(error.variance + jnp.sum(error.seen**2, axis=1))
             variance = variance + np.exp(self.amplitude.log_factor) * whole
-        return find_mismatch(residual, variance, sensitivity, self.parts)
+        ends = np.cumsum([0, *(np.sum(self.used[part]) for part in self.parts)]).tolist()
+        residual, variance, sensitivity = (
+            np.asarray(one)[self.used] for one in (residual, variance, sensitivity)
+        )
+        arms = [slice(*pair) for pair in itertools.pairwise(ends)]
+        return find_mismatch(residual, variance, sensitivity, arms)
 
     def expected(self, error: EmulatorError | None) -> Problem:
         """The problem with photon noise and the emulator's error as it was expected to be alone.
@@ -237,33 +256,38 @@ class Setup:
         normalized, continuum = _predict(problem, values)
         flux = np.full(len(self.spectrum), np.nan)
         level = flux.copy()
-        flux[self.keep], level[self.keep] = normalized * continuum, continuum
+        flux[self.keep] = np.asarray(normalized * continuum)[self.used]
+        level[self.keep] = np.asarray(continuum)[self.used]
         return flux, level
 
     def _with_error(self, variance, modes, log_amplitude):
-        variance = self._photon_variance + np.exp(log_amplitude) * variance
-        noise = Noise.build(1 / variance, np.exp(0.5 * log_amplitude) * modes)
+        variance = self.photon_variance + np.exp(log_amplitude) * variance
+        noise = Noise.build(self.used / variance, np.exp(0.5 * log_amplitude) * modes)
         single = NoiseMixture.single(noise)
         return eqx.tree_at(lambda problem: problem.noise, self.photons, single)
 
     @property
-    def _photon_variance(self):
-        return 1 / self.spectrum.ivar[self.keep]
+    def photon_variance(self) -> Float64[np.ndarray, " pixel"]:
+        """Of each pixel of a problem; without weight, that of the pixel it copies."""
+        return 1 / self.spectrum.ivar[self.keep[self.places]]
 
 
 class _View(NamedTuple):
-    """One arm's pixels that are fitted, and what is fixed of their model."""
+    """One arm's pixels in a problem, and what is fixed of their model."""
 
-    flux: Float64[np.ndarray, " good"]
+    number: int  # that are fitted
+    places: Int[np.ndarray, " pixel"]  # which of these each is
     instrument: Any
     continuum: Continuum
-    line_spread: Float64[np.ndarray, " good"]  # FWHM in ln(wavelength)
+    line_spread: Float64[np.ndarray, " pixel"]  # FWHM in ln(wavelength)
 
     @classmethod
     def build(cls, arm, spectrum, emulator, prior, held):
         """Of an arm's pixels that `_reach` left."""
-        keep = np.flatnonzero(spectrum.good)
-        wavelength, flux = spectrum.wavelength[keep], spectrum.flux[keep]
+        good = np.flatnonzero(spectrum.good)
+        places = np.minimum(np.arange(rounded_up(len(good))), len(good) - 1)
+        keep = good[places]
+        wavelength = spectrum.wavelength[keep]
         resolution = arm.resolution
         if isinstance(resolution, np.ndarray):
             resolution = resolution[keep]
@@ -272,9 +296,10 @@ class _View(NamedTuple):
             emulator, wavelength, spectrum.width[keep], resolution, velocities
         )
         with of_arm(arm.name):
-            continuum = Continuum.build(wavelength, rough_level(flux), arm.degree)
+            level = rough_level(spectrum.flux[good])
+            continuum = Continuum.build(wavelength, level, arm.degree)
         line_spread = np.broadcast_to(1 / np.asarray(resolution), (len(keep),))
-        return cls(flux, instrument, continuum, line_spread)
+        return cls(len(good), places, instrument, continuum, line_spread)
 
 
 def _reach(arm, emulator, prior, held):

@@ -93,8 +93,9 @@ class Trial:
 
     def _synthesise(self, make):
         """What the spectrograph sees of the synthesiser's spectra, without noise."""
-        instrument = self.setup("none").photons.star.arms[0].instrument
-        synth = make(np.asarray(instrument.wavelength))
+        setup = self.setup("none")
+        instrument: Any = setup.photons.star.arms[0].instrument
+        synth = make(instrument.reached)
         still = jnp.zeros(())
         see = eqx.filter_jit(
             lambda depth: 1.0 - jax.vmap(lambda one: instrument(one, still, still))(depth)
@@ -107,7 +108,7 @@ class Trial:
             shift = jax.vmap(log_shift)(jnp.asarray(part[:, -1]))
             spectra = synth.batch(jnp.asarray(part[:, :-1]), shift).normalized
             flux.append(np.asarray(see(1.0 - jnp.asarray(spectra, jnp.float64))))
-        return np.concatenate(flux)[: len(self.truth)]
+        return np.concatenate(flux)[: len(self.truth), setup.used]
 
     def run(
         self,

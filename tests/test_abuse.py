@@ -52,7 +52,7 @@ class Synthesised:
             wavelength, wavelength * step, resolution, step=2e-6,
             velocities=Velocities(0.0, 0.0, 4.0, 0.0),
         )  # fmt: skip
-        synth = LTESynthesizer.build(np.asarray(instrument.wavelength), self.emulator.label_space)
+        synth = LTESynthesizer.build(instrument.reached, self.emulator.label_space)
         labels = jnp.asarray([[DWARF.get(name, 0.0) for name in names]])
         depth = 1 - synth.batch(labels, jnp.zeros(1)).normalized[0]
         seen = instrument(jnp.asarray(depth, jnp.float64), jnp.asarray(2.0), jnp.zeros(()))

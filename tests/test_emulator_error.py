@@ -9,6 +9,7 @@ from fake_ledger import fake_rows
 from fake_star import TRUTH, fake_star
 from scipy.integrate import trapezoid
 from tiny import LABELS, AnalyticModel, tiny_emulator, tiny_grid
+from unpadded import unpadded
 
 from emulators.errors import InputError
 from scaling.law import ScalingLaw
@@ -32,7 +33,9 @@ def emulator():
 def setup(emulator):
     prior, held = make_prior(LABELS)
     amplitude = amplitude_prior(emulator, "validation")
-    return Setup.build(fake_star(), emulator, prior, held, continuum_degree=2, amplitude=amplitude)
+    return unpadded(
+        Setup.build(fake_star(), emulator, prior, held, continuum_degree=2, amplitude=amplitude)
+    )
 
 
 def values_of(setup):

@@ -170,8 +170,9 @@ def test_plain_numbers_for_json(found):
     assert list(found.table["name"]) == list(found.names)
 
 
-def test_second_fit_of_the_same_shape_compiles_nothing(emulator, found):
-    compiled = []
+def test_a_second_fit_with_other_bad_pixels_compiles_nothing(emulator, found):
+    compiled, bad = [], np.zeros(len(found.spectrum))
+    bad[[100, 150, 151]] = 1
 
     def listen(event: str, duration_secs: float, **kwargs: str | int):
         if event == "/jax/core/compile/backend_compile_duration":
@@ -179,12 +180,13 @@ def test_second_fit_of_the_same_shape_compiles_nothing(emulator, found):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        fit(fake_star(seed=5), emulator, continuum_degree=2)
+        other = fit(fake_star(seed=5), emulator, continuum_degree=2, mask=bad)
         quiet = len(compiled)
         jax.jit(lambda x: x * 2.0 + len(compiled))(np.ones(3))
     finally:
         jax.monitoring.clear_event_listeners()
-    assert quiet == 0
+    assert quiet == 0 and other.spectrum.good.sum() == found.spectrum.good.sum() - 3
+    assert other.dof == found.dof - 3
     assert len(compiled) > 0  # the listener does hear
 
 

@@ -17,6 +17,7 @@ from stellarfit.instrument import (
     log_shift,
     macroturbulence_transfer,
     rotation_transfer,
+    rounded_up,
 )
 
 STEP = 5e-6
@@ -157,6 +158,27 @@ def test_a_continuum_stays_one_and_a_plateau_stays_flat_to_the_last_pixel():
     plateau = np.asarray(instrument(jnp.full(size, 0.4), *speeds))
     np.testing.assert_allclose(plateau, 0.4, atol=2e-5)
     np.testing.assert_allclose(plateau[[0, -1]], 0.4, atol=2e-5)
+
+
+def test_copies_that_round_up_the_grid_count_for_nothing():
+    instrument = Instrument.build(*pixels(), 30_000.0, step=STEP, velocities=ROOM)
+    reached, whole = instrument.reached, np.asarray(instrument.wavelength)
+    np.testing.assert_allclose(np.diff(np.log(reached)), STEP, rtol=1e-6)
+    assert len(whole) == rounded_up(len(reached)) > len(reached)
+    np.testing.assert_array_equal(whole[len(reached) :], reached[-1])
+    speeds = jnp.asarray(20.0), jnp.asarray(5.0)
+    depth = gaussian_lines(np.log(reached))
+    wild = np.concatenate([depth, np.full(len(whole) - len(reached), 7.0)])
+    seen = [np.asarray(instrument(jnp.asarray(one), *speeds)) for one in (depth, wild)]
+    np.testing.assert_allclose(*seen, atol=1e-14)
+
+
+def test_numbers_are_rounded_up_to_few():
+    numbers = np.arange(1, 20_000)
+    rounded = np.array([rounded_up(int(number)) for number in numbers])
+    assert np.all(rounded >= numbers) and np.all(np.diff(rounded) >= 0)
+    assert np.all(rounded - numbers < np.maximum(numbers / 16, 16))
+    assert len(np.unique(rounded[numbers > 1000])) < 80
 
 
 def test_flux_is_conserved_by_every_step():

@@ -122,7 +122,7 @@ class Window(NamedTuple):
         cls,
         log_wavelength: Float64[np.ndarray, " pixel"],
         line_spread: Float64[np.ndarray, " pixel"],
-        variance: Float64[np.ndarray, " pixel"],
+        weight: Float64[np.ndarray, " pixel"],
         modes: Float64[np.ndarray, "pixel mode"],
         arms: Sequence[slice] = (slice(None),),
     ) -> "Window":
@@ -134,22 +134,24 @@ class Window(NamedTuple):
             ln of the wavelength of the pixels, ascending within each arm.
         line_spread
             FWHM of the line spread at each pixel, in ln(wavelength).
-        variance, modes
-            Covariance of the residuals, diag(variance) + modes modes^T [flux^2].
+        weight, modes
+            Of the residuals' covariance, diag(1/weight) + modes modes^T [flux^2]; 0 counts for
+            nothing.
         arms
             Pixels of each arm: no sum is over those of two.
         """
-        first, last = np.zeros((2, len(variance)), int)
-        weight = 1 / variance
+        first, last = np.zeros((2, len(weight)), int)
+        weight, white = weight.copy(), np.zeros(len(weight))
         for arm in arms:
             own, reach = log_wavelength[arm], line_spread[arm]
             start = arm.start or 0
             first[arm] = start + np.searchsorted(own, own - reach, side="left")
             last[arm] = start + np.searchsorted(own, own + reach, side="right")
+            white[arm] = weight[arm] / np.mean(weight[arm])
             weight[arm] /= np.sqrt(np.mean(weight[arm]))
-        white = _sums(jnp.asarray(weight**2 * variance)[:, None], first, last)[:, 0]
+        alone = _sums(jnp.asarray(white)[:, None], first, last)[:, 0]
         coherent = _sums(jnp.asarray(weight[:, None] * modes), first, last)
-        sigma = jnp.sqrt(white + jnp.sum(coherent**2, axis=1))
+        sigma = jnp.sqrt(alone + jnp.sum(coherent**2, axis=1))
         return cls(jnp.asarray(first), jnp.asarray(last), jnp.asarray(weight), sigma)
 
     def __call__(self, residual: Float[Array, " pixel"]) -> Float64[Array, " pixel"]:
@@ -169,13 +171,13 @@ def predict(posterior: Any, num: int, seed: int) -> Predictive:
     flat = posterior.samples.reshape(-1, len(posterior.names))
     if not 1 <= num <= len(flat):
         raise InputError(f"num: {num}; the posterior has {len(flat)} draws, give 1 .. {len(flat)}")
-    setup, keep = fit.setup, fit.setup.keep
+    setup, pixels = fit.setup, fit.setup.keep[fit.setup.places]
     rng = np.random.default_rng(seed)
     values = flat[rng.choice(len(flat), num, replace=False)]
     error = setup.emulator_error(fit.values)
-    photons = 1 / setup.spectrum.ivar[keep]
+    photons = setup.photon_variance
     if error is None:
-        known, unit = 0.0, (np.zeros(len(keep)), np.zeros((len(keep), 0)))
+        known, unit = 0.0, (np.zeros(len(pixels)), np.zeros((len(pixels), 0)))
         log_amplitudes = np.zeros((num, 2))
     else:
         known, unit = setup.amplitude.log_factor, (error.variance, error.seen)
@@ -184,9 +186,9 @@ def predict(posterior: Any, num: int, seed: int) -> Predictive:
         log_amplitudes = rng.normal([known, 0.0] - 0.5 * width**2, width, (num, 2))
     variance, modes = map(np.asarray, unit)
     window = Window.build(
-        np.log(setup.spectrum.wavelength[keep]),
+        np.log(setup.spectrum.wavelength[pixels]),
         np.asarray(setup.sizes[1]),
-        photons + np.exp(known) * variance,
+        setup.used / (photons + np.exp(known) * variance),
         np.exp(0.5 * known) * modes,
         setup.parts,
     )
@@ -200,12 +202,12 @@ def predict(posterior: Any, num: int, seed: int) -> Predictive:
         jax.random.split(jax.random.key(seed), num),
     )
     residual = fit.problem.flux - jnp.mean(model, axis=0)
-    place = int(keep[int(jnp.argmax(jnp.abs(window(residual))))])
+    place = int(pixels[int(jnp.argmax(jnp.abs(window(residual))))])
     chi2, peak, replicated_chi2, replicated_peak = map(np.asarray, (*seen, *made))
     return Predictive(
         fit=fit,
-        flux=_spread(flux, keep, len(setup.spectrum)),
-        model=_spread(model, keep, len(setup.spectrum)),
+        flux=_spread(flux, setup),
+        model=_spread(model, setup),
         chi2=chi2,
         replicated_chi2=replicated_chi2,
         peak=peak,
@@ -223,10 +225,10 @@ def _arm_of(pixel, spectrum):
     return next(name for name, own in pixels.items() if pixel in own)
 
 
-def _spread(flux, keep, num_pixels):
+def _spread(flux, setup):
     """Onto all pixels of the spectrum, NaN where not fitted."""
-    whole = np.full((len(flux), num_pixels), np.nan)
-    whole[:, keep] = flux
+    whole = np.full((len(flux), len(setup.spectrum)), np.nan)
+    whole[:, setup.keep] = np.asarray(flux)[:, setup.used]
     return whole
 
 
