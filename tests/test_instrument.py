@@ -169,8 +169,8 @@ def test_copies_that_round_up_the_grid_count_for_nothing():
     speeds = jnp.asarray(20.0), jnp.asarray(5.0)
     depth = gaussian_lines(np.log(reached))
     wild = np.concatenate([depth, np.full(len(whole) - len(reached), 7.0)])
-    seen = [np.asarray(instrument(jnp.asarray(one), *speeds)) for one in (depth, wild)]
-    np.testing.assert_allclose(*seen, atol=1e-14)
+    seen, same = (np.asarray(instrument(jnp.asarray(one), *speeds)) for one in (depth, wild))
+    np.testing.assert_allclose(seen, same, atol=1e-14)
 
 
 def test_numbers_are_rounded_up_to_few():
