@@ -29,6 +29,13 @@ def choose(
         list[str] | None,
         typer.Option(help="A candidate: name or .h5 path; the shipped ones otherwise. Repeated."),
     ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A candidate that nobody has trained, by the mean squared error that `stellarfit "
+            "plan` predicts: --size xl=2e-7. Repeated."
+        ),
+    ] = None,
     pixels_per_fwhm: Annotated[float, typer.Option(help="Pixels a resolution element.")] = 3.0,
     synthesize: Annotated[
         bool,
@@ -49,6 +56,7 @@ def choose(
     from . import report
 
     stars = [_parse_star(text) for text in star or [_SUN]]
+    sizes = _parse_sizes(size or [])
     if plot is not None:
         report.check_plot(plot)
     candidates = None if emulator is None else [load_emulator(name) for name in emulator]
@@ -56,7 +64,7 @@ def choose(
         choice = choose_emulator(
             candidates, stars=stars, snr=snr, resolution=resolution, labels=_split(labels),
             wavelength_range=wavelength_range, pixels_per_fwhm=pixels_per_fwhm,
-            held=_split(hold) or (), synthesize=synthesize,
+            held=_split(hold) or (), synthesize=synthesize, sizes=sizes,
         )  # fmt: skip
     if plot is not None:
         _write_plot(plot, choice)
@@ -75,6 +83,21 @@ def _parse_star(text: str) -> dict[str, float]:
 
     complaint = f"--star {text}: give label=value, such as {_SUN}"
     return dict(parse_pair(pair, complaint) for pair in text.split(","))
+
+
+def _parse_sizes(texts: list[str]) -> dict[str, float]:
+    from emulators.errors import InputError
+
+    from .report import parse_pair
+
+    found: dict[str, float] = {}
+    for text in texts:
+        complaint = f"--size {text}: give name=mean squared error, such as xl=2e-7"
+        name, mse = parse_pair(text, complaint)
+        if name in found:
+            raise InputError(f"--size {text}: there is one of that name already; give it its own")
+        found[name] = mse
+    return found
 
 
 def _write_plot(path: Path, choice: Any) -> None:

@@ -367,6 +367,9 @@ def test_command(tmp_path, capsys):
     assert status == 0 and picture.stat().st_size > 0
     assert [row["label"] for row in found["rows"]] == ["teff", "fe_h"]
     assert found["settings"]["held"] == ["mg_fe"] and found["settings"]["first_pixel"] > 5152
+    status, text, _ = run(capsys, "choose", *options, "--size", "xl=1e-12", "--json")
+    sizes = json.loads(text)["sizes"]
+    assert status == 0 and sizes["xl"] == 1e-12 and list(sizes)[-1] == "xl"
     status, text, _ = run(capsys, "choose", *options)
     assert status == 0 and "photon noise" in text
     assert "is good enough" in text
@@ -378,6 +381,11 @@ def test_command(tmp_path, capsys):
         (("--snr", -1, "--resolution", 47000), "snr is -1"),
         (("--snr", 100), "resolution"),
         (("--snr", 100, "--resolution", 47000, "--star", "teff"), "label=value"),
+        (("--snr", 100, "--resolution", 47000, "--size", "xl"), "--size xl: give name=mean"),
+        (
+            ("--snr", 100, "--resolution", 47000, "--size", "xl=1e-7", "--size", "xl=2e-7"),
+            "--size xl=2e-7: there is one of that name",
+        ),
         (("--snr", 100, "--resolution", 47000, "--emulator", "none"), "'none'"),
         (("--snr", 100, "--resolution", 47000, "--plot", "no/where.png"), "folder that exists"),
     ],
