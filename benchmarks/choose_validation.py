@@ -5,7 +5,7 @@
 Around two stars, spectra of the synthesiser, never of an emulator, are fitted with each of the
 shipped sizes and the weights of three S/N: all labels, the radial velocity and the continuum are
 free, the labels within their box. The rms of (fit - truth) is compared with the systematic error
-that `choose_emulator` predicts from the emulators alone.
+that `choose_emulator` predicts, from other spectra of the synthesiser near these stars.
 
 The spectra carry no noise: it moves a fit by an amount of its own, which to first order does not
 depend on the emulator and has mean zero, so it would only blur what is measured here. Weights, box
@@ -196,10 +196,13 @@ def main() -> None:
             wavelength_range=RANGE, pixels_per_fwhm=PIXELS_PER_FWHM,
         )  # fmt: skip
     clock("prediction")
+    known = {one.name: [one.fingerprint, float(error_model_of(one).mse)] for one in emulators}
     if arguments.measured is not None:
         earlier = json.loads(arguments.measured.read_text(encoding="utf-8"))
+        if earlier["emulators"] != known:
+            parser.error(f"--measured: {arguments.measured} is of other emulators; measure anew")
         sys.stderr.write("\n")
-        print(json.dumps(report(choices, earlier, seconds), indent=1))
+        print(json.dumps(report(choices, earlier | {"noisy": {}}, seconds), indent=1))
         return
     synth = LTESynthesizer.build(pixels.fine, space)
     measured = []
@@ -237,9 +240,7 @@ def main() -> None:
         "spectra_a_star": arguments.spectra,
         "wavelength_range": RANGE,
         "resolution": RESOLUTION,
-        "emulators": {
-            one.name: [one.fingerprint, float(error_model_of(one).mse)] for one in emulators
-        },
+        "emulators": known,
         "noisy": noise_check,
         "measured": measured,
     }

@@ -26,7 +26,7 @@ from scaling.label_bias import (
     response,
     scatter,
 )
-from scaling.local_error import Fitted, by_comparison, by_synthesis, stars_near, synthesise
+from scaling.local_error import Fitted, by_comparison, by_synthesis, stars_near, synthesize_stars
 
 # The systematic error of an emulator that is good enough, in units of the statistical one. Added
 # in quadrature it makes the whole 2% larger.
@@ -178,7 +178,8 @@ def choose_emulator(
     ------
     InputError
         Unknown labels, a star outside the box, wavelengths outside the emulators, numbers that
-        are not positive, candidates that cannot be compared, or labels that cannot be synthesised.
+        are not positive, candidates that cannot be compared, or that learned from other spectra
+        than the synthesiser's.
     """
     given = {"snr": snr, "resolution": resolution, "pixels_per_fwhm": pixels_per_fwhm}
     for name, value in given.items():
@@ -209,8 +210,9 @@ def choose_emulator(
     near = []
     if synthesize:
         synthesizer = _synthesizer(pixels.fine, space)
+        _check_source(synthesizer, ordered)
         samples = [stars_near(space, point) for point in points]
-        truths = [synthesise(synthesizer, sample) for sample in samples]
+        truths = [synthesize_stars(synthesizer, sample) for sample in samples]
         for one in ordered:
             pairs = zip(samples, truths, strict=True)
             near.append([by_synthesis(one, *pair, pixels, design(one)) for pair in pairs])
@@ -249,7 +251,6 @@ def choose_emulator(
             "last_pixel": float(pixels.wavelength[-1]),
             "pixels": len(pixels.wavelength),
             "held": list(held),
-            "derivatives": best.name,
             "errors": "synthesis" if synthesize else "comparison",
             "solar_scale": space.solar_scale,
         },
@@ -309,6 +310,25 @@ def _synthesizer(wavelength: np.ndarray, space: LabelSpace) -> Synthesizer:
             f"choose: spectra near the star cannot be synthesised ({error}); give synthesize=False "
             "to compare the emulators with one another instead"
         ) from error
+
+
+def _check_source(synthesizer: Synthesizer, emulators: Sequence[Emulator]) -> None:
+    """The spectra that emulators learned from must be those they are measured on."""
+    made = synthesizer.provenance()
+    keys = ["synthesizer", "vmic", *(key for key in made if key.startswith("sha256_"))]
+    for one in emulators:
+        grid = one.record.get("grid", {})
+        # Of a grid of files it has an entry of its own; of spectra made as training went, none.
+        own = grid.get("synthesizer")
+        record = own if isinstance(own, dict) else grid
+        for key in keys:
+            if key not in record or record[key] != made[key]:
+                theirs, ours = (str(each)[:16] for each in (record.get(key), made[key]))
+                raise InputError(
+                    f"choose: {one.name} learned from spectra whose {key} is {theirs}, those made "
+                    f"here have {ours}: they may differ by more than its error; give "
+                    "synthesize=False to compare the emulators with one another instead"
+                )
 
 
 def _ordered(emulators: Sequence[Emulator] | None, sizes: Mapping[str, float]) -> list[Emulator]:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from .law import Interval, check_enough, draw_runs, fit_all, fit_runs
-from .law_fit import LeftOut, held_out_scatter, log_mse
+from .law import Interval, check_enough, draw_runs, fit_runs
+from .law_fit import log_mse
 from .runs import Runs, decade, read_runs
 
 
@@ -52,10 +52,6 @@ def cross_validate(
 ) -> dict[str, CrossValidation]:
     """Leave out one size at a time, and one decade of FLOPs at a time.
 
-    The scatter in a prediction's interval is that which holds 68% of the other runs, each left out
-    with its own size or decade: CV+ (Barber et al. 2021, Ann. Stat. 49, 486). Were a second group
-    left out for this, intervals would be those of laws that know less.
-
     Parameters
     ----------
     rows
@@ -78,29 +74,20 @@ def cross_validate(
         "size": ("parameters", runs.parameters),
         "decade": ("flops", decade(runs.flops)),
     }
-    errors = fit_all(runs, seed, draws)[2]
     return {
-        name: _hold_out(runs, errors, held, group, seed, draws)
-        for name, (held, group) in groups.items()
+        name: _hold_out(runs, held, group, seed, draws) for name, (held, group) in groups.items()
     }
 
 
 def _hold_out(
-    runs: Runs,
-    errors: LeftOut,
-    held: str,
-    group: Float[np.ndarray, " run"],
-    seed: int,
-    draws: int,
+    runs: Runs, held: str, group: Float[np.ndarray, " run"], seed: int, draws: int
 ) -> CrossValidation:
     predicted, inside = np.empty(len(group)), np.empty(len(group), bool)
     asked = (runs.parameters, runs.unique, runs.seen)
     for value in np.unique(group):
         out = group == value
         check_enough(runs.select(~out))
-        theta, refits, about = fit_runs(runs, (~out).astype(float), seed, draws)
-        others = LeftOut(*(column[~out[errors.run]] for column in errors))
-        noise = held_out_scatter(others, about)
+        theta, refits, noise = fit_runs(runs, (~out).astype(float), seed, draws)
         # Predicted for all runs, held out or not: shapes stay, and nothing is compiled again.
         spread = Interval.of(np.exp(log_mse(theta, *asked)), draw_runs(refits, noise, *asked))
         predicted[out] = spread.value[out]

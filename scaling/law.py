@@ -20,12 +20,10 @@ from .law_fit import (
     ABSENT,
     NAMES,
     REFERENCE,
-    LeftOut,
     Sample,
     fit_best,
     fit_draws,
     held_out_scatter,
-    leave_out,
     log_mse,
 )
 from .runs import Runs, decade, draw_trunks, finished, hash_rows, read_recipe, read_runs
@@ -136,8 +134,7 @@ class ScalingLaw:
         """
         runs = read_runs(rows)
         check_enough(runs)
-        theta, refits, errors, about = fit_all(runs, seed, draws)
-        noise = held_out_scatter(errors, about)
+        theta, refits, noise = fit_runs(runs, np.ones(len(runs.seen)), seed, draws)
         kept = finished(rows)
         common = {
             name: kept[0][name]
@@ -340,35 +337,24 @@ class ScalingLaw:
         return arrays
 
 
-def fit_all(
-    runs: Runs, seed: int, draws: int
-) -> tuple[Float[np.ndarray, "9"], Float[np.ndarray, "draw 9"], LeftOut, float]:
-    """`fit_runs` of all, and between draws and scatter the errors without a size or a decade."""
-    theta, refits, about = fit_runs(runs, np.ones(len(runs.seen)), seed, draws)
-    groups = (runs.parameters, decade(runs.flops))
-    return theta, refits, leave_out(_sample(runs), groups, theta, refits), about
-
-
 def fit_runs(
     runs: Runs, weights: Float[ArrayLike, " run"], seed: int, draws: int
 ) -> tuple[Float[np.ndarray, "9"], Float[np.ndarray, "draw 9"], float]:
-    """The best fit, those of bootstrap draws of trunks, and the scatter about the fit.
+    """The best fit, those of bootstrap draws of trunks, and the scatter of a run not fitted to.
 
     A weight of 0 leaves a run out and the shapes as they are, which saves compiling again.
     """
-    sample = _sample(runs)
-    theta, about = fit_best(sample, weights)
+    columns = (runs.parameters, runs.unique, runs.seen, np.log(runs.test))
+    sample = Sample(*(jnp.asarray(column) for column in columns))
+    theta, noise = fit_best(sample, weights)
     counts = np.zeros((draws, len(runs.seen)))
     kept = np.asarray(weights) > 0
     # Numbered anew: a trunk that is left out must not be drawn.
     trunk = np.unique(runs.trunk[kept], return_inverse=True)[1]
     counts[:, kept] = draw_trunks(trunk, draws, seed, _SHARE)
-    return theta, fit_draws(sample, counts, theta, about), about
-
-
-def _sample(runs: Runs) -> Sample:
-    columns = (runs.parameters, runs.unique, runs.seen, np.log(runs.test))
-    return Sample(*(jnp.asarray(column) for column in columns))
+    refits = fit_draws(sample, counts, theta, noise)
+    groups = (runs.parameters, decade(runs.flops))
+    return theta, refits, held_out_scatter(sample, weights, groups, theta, refits, noise)
 
 
 def draw_runs(

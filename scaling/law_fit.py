@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 from emulators.errors import InputError
 
@@ -160,67 +160,42 @@ def fit_draws(
     return np.asarray(thetas)[converged]
 
 
-class LeftOut(NamedTuple):
-    """Errors of laws that were fitted without some runs, at these runs; one element each.
-
-    Parameters
-    ----------
-    run
-        Its number in the sample.
-    residual
-        ln(MSE) by the law less the measured.
-    spread
-        Standard deviation of ln(MSE) over bootstrap draws of the whole fit.
-    """
-
-    run: Int[np.ndarray, " error"]
-    residual: Float[np.ndarray, " error"]
-    spread: Float[np.ndarray, " error"]
-
-
-def leave_out(
+def held_out_scatter(
     sample: Sample,
+    weights: Float[ArrayLike, " run"],
     labels: Sequence[Float[np.ndarray, " run"]],
     theta: Float[ArrayLike, "9"],
     draws: Float[ArrayLike, "draw 9"],
-) -> LeftOut:
-    """Errors of the law without one group of runs at a time.
-
-    Parameters
-    ----------
-    labels
-        Several ways to group the runs; each group of each is left out once.
-    theta, draws
-        The fit to all runs, from which the others start, and those of a bootstrap.
-    """
-    out = np.array([label == value for label in labels for value in np.unique(label)])
-    thetas = jnp.broadcast_to(jnp.asarray(theta), (len(out), len(NAMES)))
-    found = _descend(sample, jnp.asarray(~out, float), thetas, _REFITS)
-    residual = np.asarray(log_mse(found.theta.T[:, :, None], *sample[:3]) - sample.log_mse)
-    laws = np.asarray(log_mse(jnp.asarray(draws).T[:, :, None], *sample[:3]))
-    run = np.nonzero(out)[1]
-    return LeftOut(run, residual[out], np.std(laws, axis=0)[run])
-
-
-def held_out_scatter(errors: LeftOut, least: float) -> float:
-    """Scatter of ln(MSE) that makes intervals hold 68% of the runs that the law was not fitted to.
+    noise: float,
+) -> float:
+    """Scatter of ln(MSE) that makes intervals hold 68% of the runs of groups left out of the fit.
 
     No law of few terms is exact: about the fit itself a run scatters less than where the law has
     to be trusted beyond what it was fitted to. What the draws say is not counted again.
 
     Parameters
     ----------
-    least
-        The scatter about the fit.
+    labels
+        Several ways to group the runs; each group of each is left out once.
+    theta, draws, noise
+        The fit to all runs, from which the others start; those of a bootstrap; and the scatter
+        about the fit, which is the least.
     """
-    size = np.abs(errors.residual)
+    weights = np.asarray(weights, float)
+    out = np.array([label == value for label in labels for value in np.unique(label)])
+    thetas = jnp.broadcast_to(jnp.asarray(theta), (len(out), len(NAMES)))
+    found = _descend(sample, jnp.asarray(weights * ~out), thetas, _REFITS)
+    held = out & (weights > 0)
+    residual = np.asarray(log_mse(found.theta.T[:, :, None], *sample[:3]) - sample.log_mse)[held]
+    laws = np.asarray(log_mse(jnp.asarray(draws).T[:, :, None], *sample[:3]))
+    spread = np.broadcast_to(np.std(laws, axis=0), out.shape)[held]
 
-    def lacking(scatter: float) -> float:
-        return 0.6827 - float(np.mean(size < np.hypot(errors.spread, scatter)))
+    def lacking(size: float) -> float:
+        return 0.6827 - float(np.mean(np.abs(residual) < np.hypot(spread, size)))
 
-    if lacking(least) <= 0:
-        return least
-    low, high = least, float(size.max()) + least
+    low, high = noise, float(np.abs(residual).max()) + noise
+    if lacking(low) <= 0:
+        return noise
     for _ in range(40):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if lacking(middle) > 0 else (low, middle)

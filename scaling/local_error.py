@@ -57,7 +57,7 @@ def by_synthesis(
     Parameters
     ----------
     labels, truth
-        From `stars_near` and `synthesise`.
+        From `stars_near` and `synthesize_stars`.
     pixels
         That see them.
     design
@@ -71,25 +71,31 @@ def by_synthesis(
     ]
 
 
-def synthesise(
+def synthesize_stars(
     synthesizer: Synthesizer, labels: Float64[np.ndarray, "star label"]
 ) -> Float64[np.ndarray, "star fine"]:
-    """Spectra of stars, a few at a time.
+    """Spectra of stars.
 
     Raises
     ------
     InputError
         If one has no number somewhere.
     """
-    still = jnp.zeros(_AT_ONCE)
-    parts = [
-        np.asarray(synthesizer.batch(jnp.asarray(part), still).normalized, np.float64)
-        for part in labels.reshape(-1, _AT_ONCE, labels.shape[1])
-    ]
+    still, parts = jnp.zeros(_AT_ONCE), []
+    for first in range(0, len(labels), _AT_ONCE):
+        # The last ones again fill up the last batch.
+        part = np.resize(labels[first : first + _AT_ONCE], (_AT_ONCE, labels.shape[1]))
+        spectra = synthesizer.batch(jnp.asarray(part), still).normalized
+        parts.append(np.asarray(spectra, np.float64)[: len(labels) - first])
     truth = np.concatenate(parts)
     if not np.isfinite(truth).all():
         wrong = labels[~np.isfinite(truth).all(axis=1)][0]
-        raise InputError(f"choose: the synthesiser has no spectrum of {wrong.tolist()}")
+        names = synthesizer.label_space.names
+        star = ", ".join(f"{name}={value:g}" for name, value in zip(names, wrong, strict=True))
+        raise InputError(
+            f"choose: there is no spectrum of {star}, which is near the star; give one further "
+            "inside the label box, or synthesize=False"
+        )
     return truth
 
 

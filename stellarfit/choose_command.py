@@ -71,7 +71,7 @@ def choose(
     if json:
         report.print_json(choice.to_dict())
     else:
-        _print(choice, plot, "fgk-mgb" if candidates is None else "LAW")
+        _print(choice, sizes, plot, "fgk-mgb" if candidates is None else "LAW")
 
 
 def _split(text: str | None) -> list[str] | None:
@@ -94,6 +94,8 @@ def _parse_sizes(texts: list[str]) -> dict[str, float]:
     for text in texts:
         complaint = f"--size {text}: give name=mean squared error, such as xl=2e-7"
         name, mse = parse_pair(text, complaint)
+        if not name:
+            raise InputError(complaint)
         if name in found:
             raise InputError(f"--size {text}: there is one of that name already; give it its own")
         found[name] = mse
@@ -112,7 +114,7 @@ def _write_plot(path: Path, choice: Any) -> None:
     save_figure(figure, path, dpi=150)
 
 
-def _print(choice: Any, plot: Path | None, law: str) -> None:
+def _print(choice: Any, sizes: dict[str, float], plot: Path | None, law: str) -> None:
     """A table a star: photon noise, and every size's error with its share of photon noise."""
     import math
 
@@ -142,7 +144,14 @@ def _print(choice: Any, plot: Path | None, law: str) -> None:
         f"systematic error (over photon noise), {choice.settings['pixels']} pixels; good enough "
         f"is below {THRESHOLD:g} for every label"
     )
-    if choice.chosen is not None:
+    untrained = {size.name: size.mse for size in choice.sizes if size.name in sizes}
+    if choice.chosen in untrained:
+        mse = untrained[choice.chosen]
+        print(
+            f"{choice.chosen} would be good enough: train it to a mean squared error of {mse:.1e} "
+            f"(stellarfit plan --law {law} --target-mse {mse:.1e})"
+        )
+    elif choice.chosen is not None:
         print(f"{choice.chosen} is good enough")
     elif math.isfinite(choice.needed_mse):
         print(

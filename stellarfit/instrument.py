@@ -271,10 +271,10 @@ class Pixels(eqx.Module):
 
 
 def rounded_up(number: int) -> int:
-    """A number of pixels, or the next of few that are at most a sixteenth larger, or 16.
+    """A number of pixels, or the next of few: 16 apart, or up to a sixteenth.
 
-    What is compiled for some pixels serves spectra with a few more or less, which takes as long as
-    several fits on a processor and as a hundred on a GPU.
+    What is compiled for so many then serves most spectra with a few more or less. Compiling takes
+    as long as several fits on a processor, and as a hundred on a GPU.
     """
     step = max(1 << max(number.bit_length() - 5, 0), 16)
     return -(-number // step) * step

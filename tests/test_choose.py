@@ -27,7 +27,7 @@ from scaling.label_bias import (
     response,
     scatter,
 )
-from scaling.local_error import by_comparison, by_synthesis, synthesise
+from scaling.local_error import by_comparison, by_synthesis, synthesize_stars
 from stellarfit.cli import main
 
 STAR = {"teff": 5500.0, "logg": 3.5, "fe_h": -0.5, "mg_fe": 0.1}
@@ -217,7 +217,7 @@ def test_table_says_everything(single):
     np.testing.assert_allclose(named.statistical, single.statistical[:, [3, 0]])
 
 
-def test_a_better_emulator_shows_the_by_comparison_the_star(pixels, design):
+def test_a_better_emulator_shows_the_errors_near_the_star(pixels, design):
     """Half of the covariance is that of the true errors, which are a smooth wave."""
     wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-5), name="bad")
     pair = [wrong, emulator("best", mse=1e-7)]
@@ -252,12 +252,13 @@ class ClosedForm(Synthesizer):
         return jax.vmap(self)(labels, shift)
 
     def provenance(self):
-        return {}
+        return {"synthesizer": "closed form", "vmic": None, "sha256_lines": "none"}
 
 
 def test_synthesis_shows_the_errors_near_the_star(pixels, monkeypatch):
     """The true errors are a smooth wave, whatever the error model says of them."""
-    wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-9), name="bad")
+    record = {"grid": {"synthesizer": ClosedForm(GRID).provenance()}}
+    wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-9), record, "bad")
     monkeypatch.setattr("scaling.choose.LTESynthesizer.build", lambda fine, space: ClosedForm(fine))
     setting: dict[str, Any] = SETTING | {"synthesize": True}
     choice = choose_emulator([wrong], sizes={"quarter": 2.5e-10}, **setting)
@@ -274,12 +275,18 @@ def test_synthesis_shows_the_errors_near_the_star(pixels, monkeypatch):
     np.testing.assert_allclose(choice.systematic[0, 0], expected, rtol=0.25)
     np.testing.assert_allclose(choice.systematic[1], choice.systematic[0] / 2, rtol=1e-2)
     assert choice.settings["errors"] == "synthesis"
+    # Of spectra that others made it would measure how codes differ.
+    record["grid"]["synthesizer"]["sha256_lines"] = "others"
+    other = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-9), record, "bad")
+    for one, told in ((other, "sha256_lines is others"), (emulator(), "synthesizer is None")):
+        with pytest.raises(InputError, match=f"learned from spectra whose {told}, .*=False"):
+            choose_emulator([one], **setting)
 
 
 def test_errors_of_a_synthesised_star_are_the_wave(pixels):
     wrong = Emulator(WrongModel(), RANGE, STEP, tiny_error_model(GRID, 1e-9), name="bad")
     stars = np.tile(POINT, (8, 1))
-    truth = synthesise(ClosedForm(pixels.fine), stars)
+    truth = synthesize_stars(ClosedForm(pixels.fine), stars)
     first, *_ = by_synthesis(
         wrong, stars, truth, pixels, partial(make_design, wrong, pixels=pixels)
     )
@@ -291,8 +298,8 @@ def test_errors_of_a_synthesised_star_are_the_wave(pixels):
 def test_a_star_without_a_spectrum_is_refused(pixels):
     stars = np.tile(POINT, (8, 1))
     stars[3, 0] = np.nan  # what lies outside of the atmospheres has no spectrum either
-    with pytest.raises(InputError, match="no spectrum of"):
-        synthesise(ClosedForm(pixels.fine), stars)
+    with pytest.raises(InputError, match="no spectrum of teff=nan, logg=3.5, .*=False"):
+        synthesize_stars(ClosedForm(pixels.fine), stars)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +377,8 @@ def test_command(tmp_path, capsys):
     status, text, _ = run(capsys, "choose", *options, "--size", "xl=1e-12", "--json")
     sizes = json.loads(text)["sizes"]
     assert status == 0 and sizes["xl"] == 1e-12 and list(sizes)[-1] == "xl"
+    worst = ("choose", *options, "--snr", 1e5, "--size", "xl=1e-18")
+    assert "xl would be good enough: train it to" in run(capsys, *worst)[1]
     status, text, _ = run(capsys, "choose", *options)
     assert status == 0 and "photon noise" in text
     assert "is good enough" in text
@@ -382,6 +391,7 @@ def test_command(tmp_path, capsys):
         (("--snr", 100), "resolution"),
         (("--snr", 100, "--resolution", 47000, "--star", "teff"), "label=value"),
         (("--snr", 100, "--resolution", 47000, "--size", "xl"), "--size xl: give name=mean"),
+        (("--snr", 100, "--resolution", 47000, "--size", "=1e-7"), "--size =1e-7: give name"),
         (
             ("--snr", 100, "--resolution", 47000, "--size", "xl=1e-7", "--size", "xl=2e-7"),
             "--size xl=2e-7: there is one of that name",
