@@ -166,8 +166,8 @@ def choose_emulator(
         Mean squared errors over the label box of further candidates, by name, as a scaling law
         predicts them. Their errors are those of the best emulator, scaled.
     synthesize
-        Measure the emulators' errors on 32 spectra that `LTESynthesizer` makes near each star, 80 s
-        a star on two cores. Without, for emulators of other codes' spectra, errors are
+        Measure the emulators' errors on 32 spectra that `LTESynthesizer` makes near each star, 80
+        to 100 s a star on two cores. Without, for emulators of other codes' spectra, errors are
         taken half from error models, half from differences between the candidates.
 
     Returns
