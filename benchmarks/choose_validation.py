@@ -45,6 +45,7 @@ from scaling.label_bias import (
     make_weights,
     observed_covariance,
 )
+from scaling.local_error import synthesize_stars
 
 STARS = {
     "sun": {"teff": 5772.0, "logg": 4.44, "vmic": 1.0},
@@ -56,7 +57,6 @@ SNRS = (30.0, 100.0, 300.0)
 RANGE = (5130.0, 5240.0)  # Angstrom, vacuum
 RESOLUTION, PIXELS_PER_FWHM = 47_000.0, 3.0
 HALF_WIDTH = {"teff": 150.0}  # of the box around a star; 0.2 of the other labels
-BATCH = 8
 SEED = 7
 SETTLED, MOST_STEPS = 0.05, 8
 FAR = 3.0  # errors from the truth, beyond which derivatives are renewed
@@ -69,17 +69,6 @@ def draw(space: Any, star: dict[str, float], spectra: int, seed: int) -> np.ndar
     half = np.array([HALF_WIDTH.get(name, 0.2) for name in space.names])
     shift = np.random.default_rng(seed).uniform(-1, 1, (spectra, len(half)))
     return np.clip(centre + half * shift, space.lower, space.upper)
-
-
-def synthesize(synth: LTESynthesizer, labels: np.ndarray, pixels: Any) -> np.ndarray:
-    """[star, pixel]: what the spectrograph sees."""
-    flux = []
-    for first in range(0, len(labels), BATCH):
-        part = np.resize(labels[first : first + BATCH], (BATCH, labels.shape[1]))
-        spectra = synth.batch(jnp.asarray(part), jnp.zeros(BATCH)).normalized
-        flux += [pixels.spread @ one for one in np.asarray(spectra, np.float64)]
-        tell(f"synthesised {min(first + BATCH, len(labels))} of {len(labels)}")
-    return np.array(flux[: len(labels)])
 
 
 class Fitter:
@@ -214,7 +203,8 @@ def main() -> None:
         truth = draw(space, star, arguments.spectra, SEED + number)
         center = np.array([star.get(label, 0.0) for label in space.names])
         fitters = [Fitter(emulator, pixels, center) for emulator in emulators]
-        flux = synthesize(synth, truth, pixels)
+        tell(f"{name}: synthesising {len(truth)}")
+        flux = np.array([pixels.spread @ one for one in synthesize_stars(synth, truth)])
         clock("synthesis")
         for fitter in fitters:
             fits = []

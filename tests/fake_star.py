@@ -3,6 +3,7 @@
 import numpy as np
 from tiny import LABELS, analytic_depth, tiny_emulator
 
+from stellarfit.arms import Arms
 from stellarfit.compile import Recipe, compile_emulator
 from stellarfit.compiled import CompiledEmulator
 from stellarfit.spectrum import Spectrum
@@ -54,3 +55,9 @@ def compile_tiny() -> CompiledEmulator:
     recipe = Recipe((48, 48), 24, 768, 256, 128, 1500, 0.01, 32)
     parent = tiny_emulator(analytic=True)
     return compile_emulator(fake_star(), parent, recipe=recipe, cache=None, progress=False)
+
+
+def two_arms() -> Arms:
+    """The star by two arms that overlap, of which the red one is coarser and in another unit."""
+    red = fake_star(start=5156.0, width=0.05, resolution=28_000.0, level=3e-3, seed=2)
+    return Arms.gather({"blue": fake_star(stop=5157.0), "red": red})

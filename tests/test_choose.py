@@ -355,16 +355,8 @@ def test_command(tmp_path, capsys):
     tiny_emulator().save(path)
     star = "teff=5500,logg=3.5,fe_h=-0.5"
     options = (
-        "--emulator",
-        path,
-        "--no-synthesize",
-        "--snr",
-        50,
-        "--resolution",
-        30000,
-        "--star",
-        star,
-    )
+        "--emulator", path, "--no-synthesize", "--snr", 50, "--resolution", 30000, "--star", star,
+    )  # fmt: skip
     picture = tmp_path / "choice.png"
     status, text, _ = run(
         capsys, "choose", *options, "--labels", "teff, fe_h", "--hold", "mg_fe",

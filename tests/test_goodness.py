@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from fake_star import TRUTH, fake_star
+from fake_star import TRUTH, fake_star, two_arms
 from scipy.stats import kstest
 from tiny import LABELS, tiny_emulator
 from unpadded import unpad, unpadded
@@ -109,11 +109,6 @@ def test_a_model_that_misses_the_data_has_no_chance(exact):
     spoiled = star.flux * (1 - 0.1 * np.exp(-0.5 * ((star.wavelength - 5155.9) / 0.08) ** 2))
     star = Spectrum(star.wavelength, spoiled, star.ivar, resolution=47_000.0)
     assert fit(star, exact, continuum_degree=2).p_value < 1e-6
-
-
-def two_arms():
-    red = fake_star(start=5156.0, width=0.05, resolution=28_000.0, level=3e-3, seed=2)
-    return Arms.gather({"blue": fake_star(stop=5157.0), "red": red})
 
 
 @pytest.mark.parametrize("star", [fake_star, two_arms])

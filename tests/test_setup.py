@@ -1,12 +1,10 @@
 """Pixels that only round up their number count for nothing."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from fake_star import TRUTH, fake_star
+from fake_star import TRUTH, fake_star, two_arms
 from tiny import LABELS, tiny_emulator
 from unpadded import unpadded
 
@@ -16,16 +14,7 @@ from stellarfit.priors import make_prior
 from stellarfit.setup import Setup
 
 
-def one_arm() -> Any:
-    return fake_star()
-
-
-def two_arms() -> Any:
-    red = fake_star(start=5156.0, width=0.05, resolution=28_000.0, level=3e-3, seed=2)
-    return Arms.gather({"blue": fake_star(stop=5157.0), "red": red})
-
-
-@pytest.mark.parametrize("make", [one_arm, two_arms])
+@pytest.mark.parametrize("make", [fake_star, two_arms])
 def test_padded_and_unpadded_problems_are_the_same(make):
     spectrum = make()
     points = spectrum.zero_points if isinstance(spectrum, Arms) else ()
