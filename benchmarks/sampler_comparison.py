@@ -1,12 +1,13 @@
 """Do the samplers agree, and what does the Laplace start gain over the libraries' own warm-up?
 
-    PYTHONPATH=. python benchmarks/sampler_comparison.py --out OUT --first 0 --last 5 --seconds 500
+    PYTHONPATH=. python benchmarks/sampler_comparison.py --out OUT --seconds 500
     PYTHONPATH=. python benchmarks/sampler_comparison.py --summary OUT
 
 Stars drawn from the emulator's box, synthesised, R = 30,000 and S/N 100; all labels, v_rad free.
-Each is fitted once and sampled by every backend; every fourth also with the exact force, and by the
-libraries as they come (`default_warmup`). Results are written after every run, those in the folder
-are not made again: split the stars over devices, one process each, and call again to go on.
+Each is fitted once and sampled by every backend, all stars in lockstep; every fourth also with the
+exact force, and by the libraries as they come (`default_warmup`), one after another. Results are
+written after every run, and those in the folder of as many draws are not made again: call again to
+go on, or with more ``--draws`` for the stars that R-hat asks for.
 
 Counts: a leapfrog evaluates the spectrum once. With the exact force that is a gradient, with the
 expansion's it is a value without derivatives; ``cost`` times both on the device.
@@ -31,7 +32,7 @@ from emulators.emulator import load_emulator
 from emulators.physics.synthesizer import LTESynthesizer
 from emulators.storage import atomic_write
 from stellarfit.fitting import Fit, fit
-from stellarfit.sampling.base import run
+from stellarfit.sampling.base import advance_all, begin, start_adaptation
 from stellarfit.sampling.diagnostics import ess, r_hat
 from stellarfit.sampling.sample import make_sampler
 from stellarfit.sampling.target import Whitened, make_target
@@ -39,7 +40,8 @@ from stellarfit.spectrum import Spectrum
 from stellarfit.trial import Trial
 
 RESOLUTION, SNR, STARS, SEED = 30_000.0, 100.0, 20, 1
-CHAINS, WARMUP = 4, 40
+CHAINS, WARMUP, TARGET_ACCEPTANCE = 4, 40, 0.65
+CHUNK = 10  # transitions between two looks at the clock
 OURS = ("numpyro", "blackjax", "blackjax-hmc")
 # Sampler, dense mass matrix, start.
 CONTROLS = {
@@ -63,7 +65,7 @@ class Star:
         self.spectrum = Spectrum(
             wavelength, trial.flux[index] + noise, ivar, resolution=trial.resolution
         )
-        self.emulator, self.priors = trial.emulator, trial.priors
+        self.index, self.emulator, self.priors = index, trial.emulator, trial.priors
         self.key = jax.random.fold_in(jax.random.key(SEED), index)
         self.truth = trial.truth[index]
         self._made: tuple[Fit, Whitened, dict[str, float]] | None = None
@@ -88,41 +90,107 @@ def measure(star: Star, method: str, settings: argparse.Namespace, end: float) -
     elif method in CONTROLS:
         record = _control(star, method, settings, end)
     else:
-        record = _ours(star, method, settings)
-    return record | {
+        (record,) = sample_together([star], method, settings.draws)
+    return record | _about(star) | {"seconds": time.monotonic() - began}
+
+
+def _about(star):
+    found, _, took = star.made()
+    return {
         "names": found.names,
         "truth": star.truth.tolist(),
         "map": found.values.tolist(),
         "laplace": found.error.tolist(),
         "fit_flags": found.flags,
-        "seconds": time.monotonic() - began,
         "seconds_start": took,
         "device": jax.devices()[0].device_kind,
     }
 
 
-def _ours(star, method, settings):
-    _, target, _ = star.made()
-    expanded = not target.exact_force
+def sample_together(stars: list[Star], method: str, draws: int) -> list[dict[str, Any]]:
+    """A record of each star, all of the same force, by one of ours: what `run` does, of a batch."""
+    targets = [star.made()[1] for star in stars]
+    expanded = [not target.exact_force for target in targets]
     backend = method
     if method == "numpyro-exact-force":
-        backend, target = "numpyro", replace(target, exact_force=True)
-    shape = CHAINS, len(target.origin)
-    initial = jax.random.normal(jax.random.fold_in(star.key, 1), shape, jnp.float64)
-    chains = run(
-        make_sampler(backend), target, initial, jax.random.fold_in(star.key, 2),
-        num_warmup=WARMUP, num_samples=settings.draws,
-    )  # fmt: skip
-    values = jax.vmap(jax.vmap(target.values))(jnp.asarray(chains.draws.position))
-    return _moments(np.asarray(values)) | {
-        "force": "exact" if target.exact_force else "expansion",
-        "expansion_good": expanded,
-        "leapfrogs_warmup": chains.warmup_leapfrogs,
-        "leapfrogs": int(chains.draws.num_leapfrogs.sum()),
-        "diverging": int(chains.draws.diverging.sum()),
-        "acceptance": float(chains.draws.acceptance.mean()),
-        "step_size": chains.step_size,
-    }
+        backend = "numpyro"
+        targets = [replace(target, exact_force=True) for target in targets]
+    keys = [jax.random.fold_in(star.key, 2) for star in stars]
+    shape = CHAINS, len(targets[0].origin)
+    initial = [
+        jax.random.normal(jax.random.fold_in(star.key, 1), shape, jnp.float64) for star in stars
+    ]
+    positions, told, steps, warmup = _lockstep(make_sampler(backend), targets, initial, keys, draws)
+    records = []
+    for i, target in enumerate(targets):
+        values = jax.vmap(jax.vmap(target.values))(jnp.asarray(positions[i]))
+        records.append(
+            _moments(np.asarray(values))
+            | {
+                "force": "exact" if target.exact_force else "expansion",
+                "expansion_good": expanded[i],
+                "leapfrogs_warmup": int(warmup[i]),
+                "leapfrogs": int(told["num_leapfrogs"][i].sum()),
+                "diverging": int(told["diverging"][i].sum()),
+                "acceptance": float(told["acceptance"][i].mean()),
+                "step_size": float(steps[i]),
+            }
+        )
+    return records
+
+
+def _kind(star):
+    """Equal for stars that go together: of one force and of equal shapes."""
+    target = star.made()[1]
+    return target.exact_force, tuple(leaf.shape for leaf in jax.tree.leaves(target))
+
+
+def _lockstep(sampler, targets, initial, keys, draws):
+    """Positions [star, chain, draw, parameter], the rest of the draws, steps, leapfrogs before."""
+    target, axes = _stack(targets)
+    states = eqx.filter_vmap(begin, in_axes=(axes, 0))(target, jnp.stack(initial))
+    adaptation = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (len(targets),)), start_adaptation(initial[0].shape[1])
+    )
+    keys = jnp.stack(keys)
+
+    @eqx.filter_jit
+    def advance(target, states, adaptation, index):
+        def one(target, states, adaptation, key):
+            of_chains = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), CHAINS))
+            return advance_all(
+                sampler, target, states, adaptation, index, of_chains(index),
+                jnp.asarray(WARMUP), jnp.asarray(TARGET_ACCEPTANCE),
+            )  # fmt: skip
+
+        whole = eqx.filter_vmap(one, in_axes=(axes, 0, 0, 0))
+        return whole(target, states, adaptation, keys)
+
+    parts = []
+    for first in range(0, WARMUP + draws, CHUNK):
+        index = first + jnp.arange(CHUNK)
+        states, adaptation, part = advance(target, states, adaptation, index)
+        parts.append(jax.tree.map(np.asarray, part))
+    # [star, transition, chain, ...] to [star, chain, transition, ...].
+    joined = jax.tree.map(lambda *every: np.concatenate(every, axis=1).swapaxes(1, 2), *parts)
+    kept = jax.tree.map(lambda array: array[:, :, WARMUP:], joined)
+    warmup = joined.num_leapfrogs[:, :, :WARMUP].sum(axis=(1, 2))
+    return kept.position, kept._asdict(), np.exp(np.asarray(adaptation.log_average)), warmup
+
+
+def _stack(targets):
+    """Of all stars at once; arrays that all of them share are kept once. And the axes of stars."""
+
+    def shared(*leaves):
+        return not eqx.is_array(leaves[0]) or all(
+            one is leaves[0] or np.array_equal(one, leaves[0]) for one in leaves[1:]
+        )
+
+    axes = jax.tree.map(lambda *leaves: None if shared(*leaves) else 0, *targets)
+    stacked = jax.tree.map(
+        lambda *leaves: leaves[0] if shared(*leaves) else jnp.stack(leaves), *targets
+    )
+    return stacked, axes
 
 
 def _control(star, method, settings, end):
@@ -186,31 +254,41 @@ def _forces(target, places):
 
 def work(trial: Trial, given: argparse.Namespace, end: float, tell: Callable[[str], None]) -> None:
     """Every star of this process by every method that is not in the folder yet."""
-    path = given.out / f"stars-{given.first}-{given.last}-{'-'.join(given.only or ['all'])}.json"
+    named = [*map(str, given.stars), *(given.only or ["all"]), str(given.draws)]
+    path = given.out / f"stars-{'-'.join(named)}.json"
     given.out.mkdir(parents=True, exist_ok=True)
     old = [record for other in given.out.glob("*.json") for record in json.loads(other.read_text())]
-    done = {(record["star"], record["method"]) for record in old}
+    done = {(record["star"], record["method"]): record.get("draws", 0) for record in old}
     own = json.loads(path.read_text()) if path.exists() else []
     methods = [name for name in METHODS if not given.only or name in given.only]
-    stars = {index: Star(trial, index) for index in range(given.first, given.last)}
-    # Star by star, so that any number of them is complete; the controls when all are.
-    pairs = [(index, name) for index in stars for name in methods if name in OURS]
-    pairs += [(i, m) for m in methods if m in ON_EVERY_FOURTH for i in stars if i % 4 == 0]
-    pace: dict[str, float] = {}
-    for index, method in pairs:
-        if (index, method) in done or time.monotonic() + pace.get(method, 0.0) > end:
-            continue
-        began = time.monotonic()
-        record = measure(stars[index], method, given, end)
-        pace[method] = time.monotonic() - began
+    stars = {index: Star(trial, index) for index in given.stars}
+
+    def keep(index, method, record):
         own.append({"star": index, "method": method} | record)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(own))
         worst = min(record["ess"]) if record.get("ess") else float("nan")
         count = record.get("leapfrogs", 0)
-        tell(
-            f"star {index} {method}: {pace[method]:.0f} s, {count} leapfrogs, least ESS {worst:.0f}"
-        )
+        took = record["seconds"]
+        tell(f"star {index} {method}: {took:.0f} s, {count} leapfrogs, least ESS {worst:.0f}")
+
+    pace = 0.0  # seconds of one draw of one star
+    for method in [name for name in methods if name in OURS]:
+        open_ = [star for i, star in stars.items() if done.get((i, method), 0) < given.draws]
+        for kind in dict.fromkeys(map(_kind, open_)):
+            group = [star for star in open_ if _kind(star) == kind]
+            if time.monotonic() + pace * given.draws * len(group) > end:
+                continue
+            began = time.monotonic()
+            records = sample_together(group, method, given.draws)
+            took = time.monotonic() - began
+            pace = took / given.draws / len(group)
+            for star, record in zip(group, records, strict=True):
+                keep(star.index, method, record | _about(star) | {"seconds": took / len(group)})
+    for method in [name for name in methods if name in ON_EVERY_FOURTH]:
+        for index, star in stars.items():
+            if index % 4 == 0 and (index, method) not in done and time.monotonic() < end:
+                keep(index, method, measure(star, method, given, end))
 
 
 def main() -> None:
@@ -219,8 +297,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--emulator", default="fgk-mgb-s")
     parser.add_argument("--wavelength", type=float, nargs=2, default=(5150.0, 5250.0))
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--last", type=int, default=STARS, help="not included")
+    parser.add_argument("--stars", type=int, nargs="+", default=range(STARS))
     parser.add_argument("--only", nargs="+", choices=METHODS, help="these methods alone")
     parser.add_argument("--draws", type=int, default=2000, help="of each of 4 chains")
     parser.add_argument("--control-warmup", type=int, default=500)

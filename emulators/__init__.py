@@ -2,12 +2,12 @@
 
 Importing this package switches JAX to 64-bit types: the chemistry of an atmosphere, the phase of
 a wavelength and sums of chi^2 need them. Networks and line profiles stay in float32 by their own
-declared types.
+declared types. It also keeps jaxlib's CPU backend from a deadlock (`emulators.runtime`).
 """
 
-import jax
+from emulators.runtime import configure
 
-jax.config.update("jax_enable_x64", True)
+configure()
 
 from emulators.baselines import TheCannon, ThePayne  # noqa: E402
 from emulators.emulator import Emulator, load_emulator  # noqa: E402

@@ -115,7 +115,7 @@ def run(
     """
     num_chains, num_parameters = initial.shape
     adaptation = start_adaptation(num_parameters)
-    states = _start(target, initial)
+    states = begin(target, initial)
     total = num_warmup + num_samples
     chunk = max(size for size in range(1, _LONGEST_CHUNK + 1) if total % size == 0)
     draws = []
@@ -125,7 +125,7 @@ def run(
             keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), num_chains))(
                 index
             )
-            states, adaptation, part = _advance(
+            states, adaptation, part = advance_all(
                 sampler, target, states, adaptation, index, keys,
                 jnp.asarray(num_warmup), jnp.asarray(target_acceptance),
             )  # fmt: skip
@@ -140,13 +140,33 @@ def run(
 
 
 @eqx.filter_jit
-def _start(target, initial):
+def begin(target: Any, initial: Float64[Array, "chain parameter"]) -> State:
+    """The state of every chain at its first position."""
     log_density, gradient = _each_chain(jax.value_and_grad(target), initial)
     return State(initial, log_density, gradient)
 
 
 @eqx.filter_jit
-def _advance(sampler, target, states, adaptation, index, keys, num_warmup, target_acceptance):
+def advance_all(
+    sampler: AbstractSampler,
+    target: Any,
+    states: State,
+    adaptation: Adaptation,
+    index: Int[Array, " transition"],
+    keys: PRNGKeyArray,
+    num_warmup: Int[Array, ""],
+    target_acceptance: Float[Array, ""],
+) -> tuple[State, Adaptation, Draw]:
+    """All chains by some transitions, draws [transition, chain, ...]; pure, for batches of stars.
+
+    Parameters
+    ----------
+    index
+        Of the transitions, from 0.
+    keys : [transition, chain]
+        Randomness of each.
+    """
+
     def one_step(carry, inputs):
         states, adaptation = carry
         i, keys = inputs
