@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float64, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float64, Int, Key, PRNGKeyArray
 
 # Dual averaging (Hoffman & Gelman 2014), shrunk towards the first guess itself: whitened targets
 # need no search over orders of magnitude.
@@ -153,7 +153,7 @@ def advance_all(
     states: State,
     adaptation: Adaptation,
     index: Int[Array, " transition"],
-    keys: PRNGKeyArray,
+    keys: Key[Array, "transition chain"],
     num_warmup: Int[Array, ""],
     target_acceptance: Float[Array, ""],
 ) -> tuple[State, Adaptation, Draw]:
@@ -163,7 +163,7 @@ def advance_all(
     ----------
     index
         Of the transitions, from 0.
-    keys : [transition, chain]
+    keys
         Randomness of each.
     """
 
