@@ -11,8 +11,6 @@ import argparse
 import time
 from pathlib import Path
 
-import jax
-
 from emulators.emulator import load_emulator
 from emulators.physics.synthesizer import LTESynthesizer
 from stellarfit.trial import Trial
@@ -35,7 +33,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500.0)
     given = parser.parse_args()
     end = time.monotonic() + given.seconds
-    jax.config.update("jax_enable_x64", True)
     emulator = load_emulator(given.emulator)
     trial = Trial(
         emulator,

@@ -52,7 +52,6 @@ def main() -> None:
     parser.add_argument("--emulator", default="fgk-mgb-l")
     parser.add_argument("--backend", default="numpyro")
     given = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
     emulator = load_emulator(given.emulator)
     fixed = {name: STAR.get(name, 0.0) for name in emulator.label_space.names if name not in FREE}
     for star, spectrum in enumerate(observe(emulator, 3)):

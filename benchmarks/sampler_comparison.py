@@ -26,13 +26,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from default_warmup import run_blackjax, run_numpyro, uniform_start
-from sampler_summary import summarise
+from sampler_summary import read_records, summarise
 
 from emulators.emulator import load_emulator
 from emulators.physics.synthesizer import LTESynthesizer
 from emulators.storage import atomic_write
 from stellarfit.fitting import Fit, fit
-from stellarfit.sampling.base import advance_all, begin, start_adaptation
+from stellarfit.sampling.base import TARGET_ACCEPTANCE, advance_all, begin, start_adaptation
 from stellarfit.sampling.diagnostics import ess, r_hat
 from stellarfit.sampling.sample import make_sampler
 from stellarfit.sampling.target import Whitened, make_target
@@ -40,7 +40,7 @@ from stellarfit.spectrum import Spectrum
 from stellarfit.trial import Trial
 
 RESOLUTION, SNR, STARS, SEED = 30_000.0, 100.0, 20, 1
-CHAINS, WARMUP, TARGET_ACCEPTANCE = 4, 40, 0.65
+CHAINS, WARMUP = 4, 40
 CHUNK = 10  # transitions between two looks at the clock
 OURS = ("numpyro", "blackjax", "blackjax-hmc")
 # Sampler, dense mass matrix, start.
@@ -257,8 +257,7 @@ def work(trial: Trial, given: argparse.Namespace, end: float, tell: Callable[[st
     named = [*map(str, given.stars), *(given.only or ["all"]), str(given.draws)]
     path = given.out / f"stars-{'-'.join(named)}.json"
     given.out.mkdir(parents=True, exist_ok=True)
-    old = [record for other in given.out.glob("*.json") for record in json.loads(other.read_text())]
-    done = {(record["star"], record["method"]): record.get("draws", 0) for record in old}
+    done = {key: record.get("draws", 0) for key, record in read_records(given.out).items()}
     own = json.loads(path.read_text()) if path.exists() else []
     methods = [name for name in METHODS if not given.only or name in given.only]
     stars = {index: Star(trial, index) for index in given.stars}
@@ -310,7 +309,6 @@ def main() -> None:
     if given.out is None:
         parser.error("--out or --summary")
     end = time.monotonic() + given.seconds
-    jax.config.update("jax_enable_x64", True)
     emulator = load_emulator(given.emulator)
     trial = Trial(
         emulator,

@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,15 +11,20 @@ OURS = ("numpyro", "blackjax", "blackjax-hmc")
 _DRAWS = 1000  # effective ones, whose price includes that of the warm-up
 
 
-def summarise(folder: Path) -> str:
-    """Of all records in a folder."""
+def read_records(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """By star and method, of all files in a folder; the longest chains where there are several."""
     found = {}
     for path in sorted(folder.glob("*.json")):
         for record in json.loads(path.read_text()):
             key = record["star"], record["method"]
-            # The longer chains of two.
             if record.get("draws", 0) >= found.get(key, record).get("draws", 0):
                 found[key] = record
+    return found
+
+
+def summarise(folder: Path) -> str:
+    """Of all records in a folder."""
+    found = read_records(folder)
     stars = sorted({star for star, _ in found})
     methods = sorted({method for _, method in found} - {"cost"})
     return "\n\n".join(

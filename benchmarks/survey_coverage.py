@@ -20,18 +20,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from survey_speed import EXAMPLE, LABELS, WAVELENGTH, held, tell
 
-jax.config.update("jax_enable_x64", True)
-
-from survey_speed import EXAMPLE, LABELS, WAVELENGTH, held, tell  # noqa: E402
-
-import stellarfit as sf  # noqa: E402
-from emulators.physics.synthesizer import LTESynthesizer  # noqa: E402
-from emulators.units import SPEED_OF_LIGHT  # noqa: E402
-from stellarfit.compiled import CompiledEmulator  # noqa: E402
-from stellarfit.flags import Flag  # noqa: E402
-from stellarfit.instrument import Instrument  # noqa: E402
-from stellarfit.spectrograph import STILL  # noqa: E402
+import stellarfit as sf
+from emulators.physics.synthesizer import LTESynthesizer
+from emulators.units import SPEED_OF_LIGHT
+from stellarfit.compiled import CompiledEmulator
+from stellarfit.flags import Flag
+from stellarfit.instrument import Instrument
+from stellarfit.spectrograph import STILL
 
 SNRS = (50.0, 100.0, 300.0, 1000.0)
 _AT_ONCE, _STEP = 32, 2e-6

@@ -19,21 +19,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from curve_fit_peer import Network, fit_stars
 
-jax.config.update("jax_enable_x64", True)
-
-from curve_fit_peer import Network, fit_stars  # noqa: E402
-
-from emulators.compiled_spectra import evaluate_spline  # noqa: E402
-from emulators.emulator import load_emulator  # noqa: E402
-from stellarfit.compile import RECIPES, compile_emulator  # noqa: E402
-from stellarfit.compiled import CompiledEmulator  # noqa: E402
-from stellarfit.engine import Engine  # noqa: E402
-from stellarfit.instrument import log_shift  # noqa: E402
-from stellarfit.lockstep import of_star  # noqa: E402
-from stellarfit.optimize import maximize, moved  # noqa: E402
-from stellarfit.sampling.diagnostics import MIXED, TRUSTED  # noqa: E402
-from stellarfit.spectrum import Spectrum  # noqa: E402
+from emulators.compiled_spectra import evaluate_spline
+from emulators.emulator import load_emulator
+from stellarfit.compile import RECIPES, compile_emulator
+from stellarfit.compiled import CompiledEmulator
+from stellarfit.engine import Engine
+from stellarfit.instrument import log_shift
+from stellarfit.lockstep import of_star
+from stellarfit.optimize import maximize, moved
+from stellarfit.sampling.diagnostics import MIXED, TRUSTED
+from stellarfit.spectrum import Spectrum
 
 WAVELENGTH = 5105.5 + 0.0955 * np.arange(2000)
 EXAMPLE = Spectrum(WAVELENGTH, np.ones(2000), snr=100, resolution=20_000.0)

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Float64, Int, Key, PRNGKeyArray
 # need no search over orders of magnitude.
 _GAMMA, _DELAY, _KAPPA = 0.05, 10.0, 0.75
 _LONGEST_CHUNK = 10
+TARGET_ACCEPTANCE = 0.65  # `run` says why
 
 # Three leapfrogs of the usual step go half way round a standard normal, which is where a no-U-turn
 # trajectory ends anyway. Where the step falls just short of that, NUTS doubles on, past the far
@@ -101,7 +102,7 @@ def run(
     *,
     num_warmup: int,
     num_samples: int,
-    target_acceptance: float = 0.65,
+    target_acceptance: float = TARGET_ACCEPTANCE,
     progress: bool = False,
 ) -> Chains:
     """Run chains from `initial`: adapt one common step size, then sample with it.
