@@ -1,29 +1,16 @@
 """The part of an emulator's error that looks like a change of the labels of the star itself."""
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Float64, Real
-from scipy.ndimage import gaussian_filter1d
 
-from .error_amplitude import ErrorAmplitude, fit_error_amplitude
-from .units import FWHM
+from .error_amplitude import ErrorAmplitude
 
-if TYPE_CHECKING:
-    from .training_data import TrainingData
-
-# A spectrograph in native pixels (sigma of its line spread) to measure at, and one four times as
-# coarse, which tells how the shares depend on the number of resolved pixels.
-_LINE_SPREAD, _COARSER = 1.4, 4.0
-_CONTINUUM_DEGREE = 3
-# Stars, and the share of a label's range to either side, over which spectra are seen to bend.
-_BENT_STARS, _BEND = 200, 0.15
 # Squared singular values below this, relative to the largest, have no direction in float64.
-_SMALLEST = 1e-11
+SMALLEST = 1e-11
+_LARGEST_SHARE = 0.999  # of a response that is taken for an error
 _NOTHING = 1e-10  # of a column's length: what rounding leaves of one that others make up
 
 
@@ -33,8 +20,8 @@ class Displacements(NamedTuple):
     Attributes
     ----------
     labels
-        Principal axes, the longest first: its labels are off by a sum of the columns, each times a
-        standard normal number.
+        Its labels are off by a sum of the columns, each times a standard normal number: the label
+        that errs most and what moves with it, the one that errs most where that is right, ...
     modes
         Columns whose outer product is the coherent part of the covariance, to first order in the
         labels; a shift and a broadening of the spectrum are the last two.
@@ -94,6 +81,9 @@ class CoherentError(eqx.Module):
         By which factor each label errs more than directions alone would say, to first order.
     widening
         Factor on that, which fits of synthesised stars showed; 1 where none were made.
+    response
+        Energy of the error of the emulator's response to a label, half its box, across its
+        responses to all else, over the expected energy of its error; 0 where it is not known.
     share_velocity
         Along the derivatives by a shift and by a broadening of all lines.
     resolved
@@ -110,6 +100,7 @@ class CoherentError(eqx.Module):
     share: Float[Array, " label"]
     stretch: Float[Array, " label"]
     widening: Float[Array, " label"]
+    response: Float[Array, " label"]
     share_velocity: Float[Array, "2"]
     resolved: Float[Array, ""]
     exponent: Float[Array, ""]
@@ -117,8 +108,9 @@ class CoherentError(eqx.Module):
 
     @property
     def first_order(self) -> "CoherentError":
-        """The same without the widening: for estimates that are linear in the labels."""
-        return eqx.tree_at(lambda c: c.widening, self, jnp.ones_like(self.widening))
+        """Without what fits do from afar: for estimates about the labels that a star has."""
+        nothing = jnp.ones_like(self.widening), jnp.zeros_like(self.response)
+        return eqx.tree_at(lambda c: (c.widening, c.response), self, nothing)
 
     def floor(
         self, pixels: Real[Array, ""] | int, resolved: Float[Array, ""] | float
@@ -163,30 +155,9 @@ class CoherentError(eqx.Module):
         resolved
             Resolution elements that the used pixels cover.
         """
-        basis, size, velocity, deviation = self._measured(
-            labels, variance, by_label, by_velocity, continuum, resolved
-        )
-        shift = self._shift(basis, size)
-        axes, length, _ = jnp.linalg.svd(shift)
-        modes = [basis.projected @ shift, basis.velocity * velocity]
-        directions = [basis.projected @ (basis.right * basis.inverse), basis.velocity]
-        return Displacements(
-            self._half_box[:, None] * axes * length,
-            jnp.concatenate(modes, axis=1) * deviation,
-            jnp.concatenate(directions, axis=1) * deviation,
-            deviation[:, 0],
-            basis.nuisance,
-        )
-
-    @property
-    def _half_box(self):
-        return 0.5 * (self.amplitude.upper - self.amplitude.lower)
-
-    def _measured(self, labels, variance, by_label, by_velocity, continuum, resolved):
-        """The star's directions, the error along them and the velocities, the rms of a pixel."""
         good = variance > 0
         weight = jnp.where(good, 1 / jnp.sqrt(jnp.where(good, variance, 1.0)), 0.0)
-        basis = _basis(
+        basis = find_basis(
             weight[:, None] * by_label * self._half_box,
             weight[:, None] * by_velocity,
             weight[:, None] * continuum,
@@ -195,16 +166,42 @@ class CoherentError(eqx.Module):
         energy = self._energy(pixels, resolved)
         # So much the incoherent part has along any direction already.
         floor = self.floor(pixels, resolved)
-        size = jnp.sqrt(jnp.maximum(energy * self.amplitude(labels) * self.share - floor, 0.0))
+        size = jnp.sqrt(energy * self.amplitude(labels) * self.share)
+        shift = (self.stretch * self.widening)[:, None] * (basis.inverted * size)
+        unanswered = self._unanswered(basis, energy, jnp.sum(shift**2, axis=1))
+        shift = basis.beyond(jnp.concatenate([shift, unanswered], axis=1), floor)
         velocity = jnp.sqrt(jnp.maximum(energy * self.share_velocity - floor, 0.0))
-        return basis, size, velocity, jnp.sqrt(variance)[:, None]
+        modes = [basis.projected @ shift, basis.velocity * velocity]
+        directions = [basis.projected @ basis.inverted, basis.velocity]
+        deviation = jnp.sqrt(variance)
+        return Displacements(
+            self._half_box[:, None] * _one_by_one(shift @ shift.T),
+            jnp.concatenate(modes, axis=1) * deviation[:, None],
+            jnp.concatenate(directions, axis=1) * deviation[:, None],
+            deviation,
+            basis.nuisance,
+        )
 
-    def _shift(self, basis, size):
-        """Change of each label [half box] along each direction."""
-        return (self.stretch * self.widening)[:, None] * (basis.right * basis.inverse * size)
+    @property
+    def _half_box(self):
+        return 0.5 * (self.amplitude.upper - self.amplitude.lower)
+
+    def _unanswered(self, basis, energy, variance):
+        """Change of all labels [half box] beyond some variance of them, a column for each label.
+
+        A share of the emulator's response to a label is its error, so a residual means a change of
+        the label that is larger by 1/(1 - share); the others move with it as a fit has them tied.
+        """
+        tied = basis.inverted @ basis.inverted.T
+        own = jnp.diagonal(tied)
+        share = jnp.minimum(self.response * energy * own, _LARGEST_SHARE)
+        scatter = jnp.sqrt(variance * ((1 - share) ** -2 - 1))
+        # No label is off by more than its box.
+        scatter = jnp.minimum(scatter, 2.0)
+        return tied * jnp.where(own > 0, scatter / jnp.where(own > 0, own, 1.0), 0.0)
 
 
-class _Basis(eqx.Module):
+class Basis(eqx.Module):
     """Weighted derivatives: ``projected = U S right^T`` by labels, unit vectors by velocity."""
 
     projected: Float[Array, "pixel label"]
@@ -213,17 +210,48 @@ class _Basis(eqx.Module):
     velocity: Float[Array, "pixel 2"]
     nuisance: Float[Array, "pixel column"]  # orthonormal, the velocities last
 
+    @property
+    def inverted(self) -> Float[Array, "label label"]:
+        """Change of each label that goes one unit along each direction."""
+        return self.right * self.inverse
 
-def _basis(by_label, by_velocity, continuum):
+    def beyond(self, shift, floor):
+        """Columns like those of `shift`, without the variance `floor` along every direction."""
+        seen = self.inverse > 0
+        along = jnp.where(seen, 1 / jnp.where(seen, self.inverse, 1.0), 0.0)[:, None]
+        along = along * (self.right.T @ shift)
+        variance, turn = jnp.linalg.eigh(along @ along.T)
+        return self.inverted @ (turn * jnp.sqrt(jnp.maximum(variance - floor, 0.0)))
+
+
+def find_basis(by_label, by_velocity, continuum):
     """Project continuum and velocity out, and turn the labels into orthogonal directions."""
     nuisance = _orthonormal(jnp.concatenate([continuum, by_velocity], axis=1))
     velocity = nuisance[:, continuum.shape[1] :]
     projected = by_label - nuisance @ (nuisance.T @ by_label)
     squares, right = jnp.linalg.eigh(projected.T @ projected)
     squares, right = squares[::-1], right[:, ::-1]
-    seen = squares > _SMALLEST * squares[0]
+    seen = squares > SMALLEST * squares[0]
     inverse = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, squares, 1.0)), 0.0)
-    return _Basis(projected, right, inverse, velocity, nuisance)
+    return Basis(projected, right, inverse, velocity, nuisance)
+
+
+def _one_by_one(covariance):
+    """Columns whose outer product is the covariance, each that of one variable given the others.
+
+    By Cholesky, the largest variance first. Principal axes would mix labels that are equally open.
+    """
+    smallest = _NOTHING * jnp.max(jnp.diagonal(covariance))
+    found = []
+    for _ in range(len(covariance)):
+        largest = jnp.argmax(jnp.diagonal(covariance))
+        variance = covariance[largest, largest]
+        seen = variance > smallest
+        scale = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, variance, 1.0)), 0.0)
+        column = covariance[:, largest] * scale
+        found.append(column)
+        covariance = covariance - column[:, None] * column
+    return jnp.stack(found, axis=1)
 
 
 def _orthonormal(columns):
@@ -242,176 +270,3 @@ def _orthonormal(columns):
         unit = jnp.where(seen, left / jnp.where(seen, length, 1.0), 0.0)
         found = jnp.concatenate([found, unit[:, None]], axis=1)
     return found
-
-
-def fit_coherent_error(
-    model: Any, held_out: "TrainingData", scaled: Float64[np.ndarray, "star pixel"]
-) -> CoherentError:
-    """Measure the shares on held-out stars.
-
-    Parameters
-    ----------
-    model : SpectralModel
-    held_out
-        The spectra.
-    scaled
-        Residuals of the last of them, over the expected rms of each star.
-    """
-    first = len(held_out.labels) - len(scaled)
-    labels = np.asarray(held_out.labels)[first:]
-    views = [_View(scaled, sigma) for sigma in (_LINE_SPREAD, _LINE_SPREAD * _COARSER)]
-    encoding = eqx.filter_jit(model.encode)(jnp.asarray(held_out.wavelength, jnp.float64))
-    space = model.label_space
-    half = 0.5 * (np.asarray(space.upper) - np.asarray(space.lower))
-    step = float(held_out.step)
-    for star in range(len(scaled)):
-        shift = jnp.asarray(np.asarray(held_out.dither)[first + star] * step)
-        flux, by_label, by_shift = (
-            np.asarray(part, np.float64)
-            for part in _derivatives(model, encoding, jnp.asarray(labels[star]), shift)
-        )
-        degree = np.polynomial.chebyshev.chebvander(
-            np.linspace(-1, 1, len(flux)), min(_CONTINUUM_DEGREE, len(flux) - 1)
-        )
-        # A broadening adds a second derivative.
-        by_velocity = np.stack([by_shift, np.gradient(by_shift)], axis=1)
-        bends = None
-        if star < _BENT_STARS:
-            bends = np.asarray(_bends(model, encoding, labels[star], shift), np.float64)
-        for view in views:
-            view.measure(star, by_label * half, by_velocity, flux[:, None] * degree, bends)
-    fine, coarse = (view.totals() for view in views)
-    return _summary(fine, coarse, labels, space, scaled.shape[1])
-
-
-class _View:
-    """Residuals as a spectrograph sees them, and their energies along each star's directions."""
-
-    def __init__(self, scaled: np.ndarray, sigma: float):
-        self.smooth = partial(gaussian_filter1d, sigma=sigma, axis=0, mode="nearest")
-        self.residual = self.smooth(scaled.T)
-        deviation = np.sqrt(np.mean(self.residual**2, axis=1))
-        self.weight = 1 / np.where(deviation > 0, deviation, 1.0)
-        self.rows: list[Any] = []
-        self.beyond: list[Any] = []
-
-    def measure(
-        self, star: int, by_label: Any, by_velocity: Any, continuum: Any, bends: Any
-    ) -> None:
-        """Add a star, from what its fit could change; bends may be None."""
-        columns = self.weight[:, None]
-        basis: _Basis = _measure(
-            columns * self.smooth(by_label),
-            columns * self.smooth(by_velocity),
-            columns * self.smooth(continuum),
-        )
-        residual = self.weight * self.residual[:, star]
-        self.rows.append(_project(basis, residual))
-        if bends is not None:
-            nuisance = columns * np.concatenate([continuum, by_velocity, by_label], axis=1)
-            self.beyond.append(_share_beyond(columns * self.smooth(bends), nuisance, residual))
-
-    def totals(self) -> "_Totals":
-        """Everything in units of the mean energy of a star."""
-        *energies, parts, energy = (np.array(column) for column in zip(*self.rows, strict=True))
-        scale = max(float(np.mean(energy)), np.finfo(float).tiny)
-        along, velocity, error = (one / scale for one in energies)
-        return _Totals(along, velocity, error, parts, float(np.mean(self.beyond)))
-
-
-class _Totals(NamedTuple):
-    """Of each star: energies along the directions, along the velocities, of each label's error.
-
-    ``parts[star, label, direction]`` is how much of a direction is in a label's error; `beyond` is
-    the share of a star's energy along one direction in which labels bend its spectrum, their mean.
-    """
-
-    along: Float64[np.ndarray, "star label"]
-    velocity: Float64[np.ndarray, "star 2"]
-    error: Float64[np.ndarray, "star label"]
-    parts: Float64[np.ndarray, "star label label"]
-    beyond: float
-
-
-@eqx.filter_jit
-def _derivatives(model, encoding, labels, shift):
-    def flux(labels, shift):
-        return model.flux_at(labels, encoding, shift)
-
-    by_shift = jax.jvp(lambda s: flux(labels, s), (shift,), (jnp.ones_like(shift),))[1]
-    return flux(labels, shift), jax.jacfwd(flux)(labels, shift), by_shift
-
-
-@eqx.filter_jit
-def _bends(model, encoding, labels, shift):
-    """Second differences of the flux by each label, [pixel, label]."""
-    space = model.label_space
-    lower, upper = jnp.asarray(space.lower), jnp.asarray(space.upper)
-    step = _BEND * (upper - lower)
-
-    def bend(label):
-        # As near to the star as the box allows.
-        middle = jnp.clip(labels, lower + step, upper - step)
-        middle = jnp.where(jnp.arange(len(labels)) == label, middle, labels)
-        move = jnp.zeros_like(step).at[label].set(step[label])
-        before, at, after = (
-            model.flux_at(middle + sign * move, encoding, shift).astype(jnp.float64)
-            for sign in (-1.0, 0.0, 1.0)
-        )
-        return before - 2 * at + after
-
-    return jax.lax.map(bend, jnp.arange(len(labels))).T
-
-
-def _share_beyond(bends, nuisance, residual):
-    """Mean share of a residual's energy along bends, beyond what the nuisance columns can do."""
-    known, _ = np.linalg.qr(nuisance)
-    left = bends - known @ (known.T @ bends)
-    directions, size, _ = np.linalg.svd(left, full_matrices=False)
-    # What is left of a bend that first order explains is rounding.
-    seen = size**2 > _SMALLEST * np.sum(bends**2)
-    if not seen.any():
-        return 0.0
-    return np.mean((directions[:, seen].T @ residual) ** 2) / (residual @ residual)
-
-
-_measure = jax.jit(_basis)
-
-
-def _project(basis, residual):
-    """Energies along the directions, along the velocity, of each label's error, and in all."""
-    coordinates = np.asarray(basis.projected.T @ residual)
-    right, inverse = np.asarray(basis.right), np.asarray(basis.inverse)
-    along = inverse * (right.T @ coordinates)
-    # What a fit would take for a change of each label, and the directions' part in it.
-    error = right @ (inverse * along)
-    parts = (right * inverse) ** 2
-    velocity = np.asarray(basis.velocity).T @ residual
-    return along**2, velocity**2, error**2, parts, float(residual @ residual)
-
-
-def _summary(fine, coarse, labels, space, pixels):
-    """Shares, stretches and how they depend on labels and resolution."""
-    tiny = np.finfo(float).tiny
-    share = np.maximum(np.mean(fine.along, axis=0), tiny)
-    ratio = np.maximum(np.mean(fine.along / share, axis=1), 1e-12)
-    amplitude = fit_error_amplitude(ratio, labels, space)
-    factor = np.asarray(jax.vmap(amplitude)(jnp.asarray(labels)))
-    share = np.maximum(np.mean(fine.along / factor[:, None], axis=0), tiny)
-    # The logarithm of a mean of so many squares of random numbers scatters by itself.
-    own = np.log(np.random.default_rng(0).chisquare(len(space), 10_000)).var()
-    scatter = np.sqrt(max(float(amplitude.scatter) ** 2 - own, 0.0))
-    expected = np.einsum("slk,k,s->sl", fine.parts, share, factor)
-    stretch = np.sqrt(np.mean(fine.error / np.where(expected > 0, expected, np.inf), axis=0))
-    resolved = pixels / (FWHM * _LINE_SPREAD)
-    growth = np.log(max(float(coarse.along.mean()), tiny) / max(float(fine.along.mean()), tiny))
-    return CoherentError(
-        amplitude=eqx.tree_at(lambda a: a.scatter, amplitude, jnp.asarray(scatter)),
-        share=jnp.asarray(share),
-        stretch=jnp.asarray(np.where(stretch > 0, stretch, 1.0)),
-        widening=jnp.ones(len(space)),
-        share_velocity=jnp.asarray(np.mean(fine.velocity, axis=0)),
-        resolved=jnp.asarray(resolved),
-        exponent=jnp.asarray(max(growth / np.log(_COARSER), 0.0)),
-        share_beyond=jnp.asarray(fine.beyond),
-    )

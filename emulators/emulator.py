@@ -22,7 +22,7 @@ from .storage import array_hash
 from .transformer_payne import TransformerPayne
 
 _KIND = "emulator"
-_FORMAT = 3
+_FORMAT = 4
 _CHECK_PIXELS = 64
 # Two machines round differently; a wrong weight or a changed formula shows far above this.
 _CHECK_TOLERANCE = 2e-5

@@ -26,9 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .coherent_error import CoherentError, fit_coherent_error
+from .coherent_error import CoherentError
 from .error_amplitude import ErrorAmplitude, fit_error_amplitude
 from .errors import InputError
+from .fit_coherent import fit_coherent_error
 from .labels import LabelSpace
 
 if TYPE_CHECKING:

@@ -32,7 +32,6 @@ _GRID, _REACH = 25, 4.0
 _NODES = 3
 # Rotation and macroturbulence broaden about as a Gaussian of this full width, in units of theirs.
 _BROADENING = 1.1
-_SHORTEST = 0.05  # sigma or boxes along an axis, over which a slope is taken at least
 _FOURTH = 3**0.5  # root of the fourth moment of a standard normal: that of t^2
 _WIDER = 4.0  # km/s of macroturbulence more: the direction of a broadening
 
@@ -286,19 +285,20 @@ def _along(flux, labels, axis, box):
     -1 .. 1, as far as that is in the box.
     """
     lower, upper = box
-    # How far one may go to each side.
+    # The label that goes the furthest says how far; others are held at an edge that they come to.
+    main = jnp.argmax(jnp.abs(axis) / (upper - lower))
+    step, low, high = axis[main], lower[main] - labels[main], upper[main] - labels[main]
     ahead, behind = (
-        jnp.min(jnp.where(step == 0, jnp.inf, (jnp.where(step > 0, upper, lower) - labels) / step))
-        for step in (axis, -axis)
+        jnp.where(step == 0, 1.0, jnp.maximum(low / step, high / step)),
+        jnp.where(step == 0, 1.0, jnp.maximum(-low / step, -high / step)),
     )
     first, last = -jnp.clip(behind, 0.0, 1.0), jnp.clip(ahead, 0.0, 1.0)
-    # A corner leaves no way to go: a network does not end a hair outside.
-    boxes = jnp.max(jnp.abs(axis) / (upper - lower))
-    short = jnp.maximum(_SHORTEST / jnp.maximum(boxes, 1.0) - (last - first), 0.0)
-    first, last = first - 0.5 * short, last + 0.5 * short
-    start, middle, end = (flux(labels + t * axis) for t in (first, 0.5 * (first + last), last))
+    start, middle, end = (
+        flux(jnp.clip(labels + t * axis, lower, upper)) for t in (first, 0.5 * (first + last), last)
+    )
     length = last - first
-    slope = (end - start) / length
+    # No label is off by more than its box.
+    slope = (end - start) / jnp.maximum(length, 1.0)
     bend = 0.5 * (end + start) - middle  # what t^2 does over the length
     return jnp.stack([slope, _FOURTH * bend])
 

@@ -252,6 +252,22 @@ def test_modes_along_an_axis_are_the_second_moment_of_spectra_with_wrong_labels(
     assert np.abs(np.outer(modes[0], modes[0]) - truth).max() > 0.5 * np.abs(truth).max()
 
 
+def test_a_label_on_an_edge_does_not_shorten_the_way_of_another():
+    """The second has nowhere to go; what the first does to half its box is seen all the same."""
+    lower, upper = jnp.asarray([-1.0, -1.0]), jnp.asarray([1.0, 1.0])
+    labels, axis = jnp.asarray([0.0, 1.0]), jnp.asarray([0.5, 1e-3])
+
+    def flux(labels):
+        return jnp.stack([labels[0], labels[0] ** 2, labels[1]])
+
+    slope, bend = np.asarray(_along(flux, labels, axis, (lower, upper)))
+    np.testing.assert_allclose(slope, [0.5, 0.0, 0.5e-3], atol=1e-12)
+    np.testing.assert_allclose(bend[1], 3**0.5 * 0.25, rtol=1e-12)
+    # And however little is known of a label, it is off by its box at most.
+    wide = np.asarray(_along(flux, labels, 1e4 * axis, (lower, upper)))
+    np.testing.assert_allclose(wide[0, :2], [2.0, 0.0], rtol=1e-6, atol=1e-6)
+
+
 class NowhereElse(AnalyticModel):
     """No flux outside the box."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import LABELS, AnalyticModel, tiny_data, tiny_error_model
 
-from emulators import coherent_error
+from emulators import coherent_error, fit_coherent
 from emulators.error_amplitude import fit_error_amplitude
 from emulators.error_model import ErrorModel, fit_error_model
 from emulators.errors import InputError
@@ -121,7 +121,7 @@ def label_pulls(model: ErrorModel, data: TrainingData, coherent: bool):
 @pytest.mark.parametrize("share", [0.0, 0.01])
 def test_says_how_far_other_stars_labels_are_moved(share, monkeypatch):
     """Errors that look like labels, of stars that the error model was not measured on."""
-    monkeypatch.setattr(coherent_error, "_LINE_SPREAD", 1e-3)  # no spectrograph
+    monkeypatch.setattr(fit_coherent, "LINE_SPREAD", 1e-3)  # no spectrograph
     model = fit_error_model(MODEL, wrong(600, coherent=share, scatter=0.5))
     others = wrong(300, coherent=share, scatter=0.5, seed=6)
     rms = np.sqrt(np.mean(label_pulls(model, others, coherent=True) ** 2, axis=0))
@@ -186,6 +186,44 @@ def test_modes_have_the_shares_of_their_directions():
     np.testing.assert_allclose(np.sum((u.T @ unit) ** 2, axis=1), 1.0, rtol=1e-8)
 
 
+def test_an_unanswered_label_errs_by_what_is_left_of_its_response():
+    """Against the inverse of numpy's normal equations, of labels tied to each other."""
+    rng = np.random.default_rng(5)
+    coherent = tiny_error_model(np.linspace(5150, 5160, 120)).coherent
+    # No floor, and the error model's other factors out of the way.
+    coherent = eqx.tree_at(
+        lambda c: (c.stretch, c.share_beyond), coherent, (jnp.ones(4), jnp.zeros(()))
+    )
+    by_label = rng.normal(size=(120, 4)) / HALF
+    by_label[:, 3] += 0.8 * by_label[:, 2] * HALF[2] / HALF[3]
+    rest = jnp.zeros((120, 2)), jnp.zeros((120, 1)), float(coherent.resolved)
+
+    def covariance(response, variance=1e-5):
+        known = eqx.tree_at(lambda c: c.response, coherent, jnp.asarray(response))
+        pixels = jnp.full(120, variance)
+        off = known.displacements(jnp.asarray(LABELS.lower), pixels, jnp.asarray(by_label), *rest)
+        modes = np.asarray(off.modes)[:, :4]
+        changes = np.linalg.lstsq(by_label * HALF, modes, rcond=None)[0]
+        labels = np.asarray(off.labels) / HALF[:, None]
+        np.testing.assert_allclose(labels @ labels.T, changes @ changes.T, rtol=1e-6, atol=1e-9)
+        return labels @ labels.T
+
+    matrix = by_label * HALF / np.sqrt(1e-5)
+    tied = np.linalg.inv(matrix.T @ matrix)  # of the pixels' own variance
+    before = covariance(np.zeros(4)) + tied
+    # The third label: of its response across the others 0.4 is the emulator's error.
+    share = 0.4
+    response = np.array([0.0, 0.0, share / (120 * tied[2, 2]), 0.0])
+    after = covariance(response) + tied
+    assert after[2, 2] == pytest.approx(before[2, 2] / (1 - share) ** 2, rel=0.02)
+    along = tied[:, 2] / tied[2, 2]
+    added = before[2, 2] * ((1 - share) ** -2 - 1) * np.outer(along, along)
+    np.testing.assert_allclose(after - before, added, atol=0.02 * added.max())
+    # Where all of it is, the label may be off by its box and no more.
+    everything = covariance(np.array([0.0, 0.0, 1e9, 0.0]), variance=1e-3)
+    assert 2.0 < np.sqrt(everything[2, 2]) < 2.01
+
+
 def bent(num, share, seed):
     """Spectra off by white noise, and by `share` of it along each second difference of theirs."""
     data = tiny_data(num, seed=seed, pixels=300)
@@ -218,7 +256,7 @@ def bent(num, share, seed):
 
 @pytest.mark.parametrize("share", [0.0, 0.03])
 def test_share_beyond_first_order_is_found(share, monkeypatch):
-    monkeypatch.setattr(coherent_error, "_LINE_SPREAD", 1e-3)  # no spectrograph
+    monkeypatch.setattr(fit_coherent, "LINE_SPREAD", 1e-3)  # no spectrograph
     model = fit_error_model(MODEL, bent(200, share, seed=3))
     # White noise has one part in 300 pixels of any direction; all of it is 1 + 4 shares.
     expected = (share + 1 / 300) / (1 + 4 * share)

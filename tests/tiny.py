@@ -70,6 +70,7 @@ def tiny_error_model(
             share=jnp.asarray(0.1 * 0.7 ** np.arange(number)),
             stretch=jnp.linspace(0.8, 1.2, number),
             widening=jnp.ones(number),
+            response=jnp.zeros(number),
             share_velocity=jnp.asarray([0.01, 0.01]),
             resolved=jnp.asarray(len(wavelength) / 3.3),
             exponent=jnp.asarray(0.3),

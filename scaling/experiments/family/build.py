@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from emulators.emulator import Emulator
@@ -24,6 +26,7 @@ from emulators.error_model import fit_error_model
 from emulators.grid import SpectralGrid
 from emulators.labels import LabelSpace
 from emulators.physics.synthesizer import LTESynthesizer
+from emulators.response_error import measure_response
 from emulators.storage import atomic_write
 from emulators.train import train
 from emulators.train_config import TrainConfig
@@ -42,6 +45,7 @@ UPPER = {"mg": 0.8}
 SIZES = {"s": (64, 4), "m": (128, 4), "l": (256, 4)}
 HELD_OUT = 2048  # validation spectra, and as many for the one test
 TRAIN_SEED, ERROR_SEED = 1, 3
+RESPONSE_STARS = 24
 NUM_MODES = 64
 
 
@@ -110,7 +114,9 @@ def make_emulator(grid: SpectralGrid, size: str, out: Path, seconds: float, **ch
     )
     name = f"fgk-mgb-{size}"
     exact = result.row["mse_test"]
-    emulator = with_errors(result.emulator.rounded(), validation, name, {"source": "validation"})
+    synth = LTESynthesizer.build(WAVELENGTH, grid.label_space)
+    rounded = result.emulator.rounded()
+    emulator = with_errors(rounded, validation, synth, name, {"source": "validation"})
     emulator.save(out / f"{name}.h5")
     report = held_out_report(emulator, test) | {
         "mse_test_before_rounding": exact,
@@ -122,20 +128,27 @@ def make_emulator(grid: SpectralGrid, size: str, out: Path, seconds: float, **ch
 
 
 def with_errors(
-    emulator: Emulator, held_out: TrainingData, name: str, about: dict[str, Any]
+    emulator: Emulator,
+    held_out: TrainingData,
+    synth: LTESynthesizer,
+    name: str,
+    about: dict[str, Any],
 ) -> Emulator:
     """The emulator under a name, with the error model of some held-out spectra."""
     assert isinstance(emulator.model, TransformerPayne)
     errors = fit_error_model(emulator.model, held_out, NUM_MODES).rounded()
+    response = {"stars": RESPONSE_STARS, "seed": ERROR_SEED}
     found = {"spectra": len(held_out.labels), "mse": float(errors.mse), **about}
-    return Emulator(
+    measured = Emulator(
         emulator.model,
         emulator.wavelength_range,
         emulator.step,
         errors,
-        emulator.record | {"error_model": found},
+        emulator.record | {"error_model": found | {"response": response}},
         name,
     )
+    wrong = measure_response(measured, synth, **response)
+    return eqx.tree_at(lambda e: e.error_model.coherent.response, measured, jnp.asarray(wrong))
 
 
 def held_out_report(emulator: Emulator, test: TrainingData) -> dict[str, Any]:
@@ -183,7 +196,7 @@ def measure_errors(paths: list[Path], spectra: int, out: Path) -> None:
     about = {"source": "fresh", "seed": ERROR_SEED, "synthesizer": synth.provenance()}
     for path in paths:
         emulator = Emulator.load(path)
-        with_errors(emulator, fresh, path.stem, about).save(out / path.name)
+        with_errors(emulator, fresh, synth, path.stem, about).save(out / path.name)
         report = held_out_report(emulator, fresh)
         write_json(out / f"{path.stem}-fresh.json", report)
         print(path.stem, json.dumps(report["regions"]["all"], default=float))
