@@ -146,14 +146,19 @@ def _bends(model, encoding, labels, shift):
 
 def _share_beyond(bends, nuisance, residual):
     """Mean share of a residual's energy along bends, beyond what the nuisance columns can do."""
-    known, _ = np.linalg.qr(nuisance)
-    left = bends - known @ (known.T @ bends)
+    left = beyond(nuisance, bends)
     directions, size, _ = np.linalg.svd(left, full_matrices=False)
     # What is left of a bend that first order explains is rounding.
     seen = size**2 > SMALLEST * np.sum(bends**2)
     if not seen.any():
         return 0.0
     return np.mean((directions[:, seen].T @ residual) ** 2) / (residual @ residual)
+
+
+def beyond(known: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """What of columns is no sum of known ones, both [pixel, column]."""
+    basis, _ = np.linalg.qr(known)
+    return columns - basis @ (basis.T @ columns)
 
 
 _measure = jax.jit(find_basis)

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from scipy.ndimage import gaussian_filter1d
 
 from .errors import InputError
-from .fit_coherent import CONTINUUM_DEGREE, LINE_SPREAD
+from .fit_coherent import CONTINUUM_DEGREE, LINE_SPREAD, beyond
 
 _STEP = 0.1  # of half a label's box, to either side
 
@@ -106,9 +106,9 @@ def _of_star(emulated, true, weight):
 
     nuisance, response = seen(nuisance), seen(response.T)
     wrong = response - seen(right.T)
-    own = _beyond(nuisance, seen((flux - true[0])[:, None]))
+    own = beyond(nuisance, seen((flux - true[0])[:, None]))
     energies = [
-        np.sum(_beyond(np.column_stack([nuisance, np.delete(response, k, 1)]), wrong[:, k]) ** 2)
+        np.sum(beyond(np.column_stack([nuisance, np.delete(response, k, 1)]), wrong[:, k]) ** 2)
         for k in range(number)
     ]
     return np.array(energies) / np.sum(own**2)
@@ -116,10 +116,3 @@ def _of_star(emulated, true, weight):
 
 def _smooth(spectra):
     return gaussian_filter1d(np.asarray(spectra, np.float64), LINE_SPREAD, axis=-1, mode="nearest")
-
-
-def _beyond(known, columns):
-    """What of columns is no sum of known ones."""
-    # Labels and continuum differ by powers of ten.
-    basis, _ = np.linalg.qr(known / np.linalg.norm(known, axis=0))
-    return columns - basis @ (basis.T @ columns)
