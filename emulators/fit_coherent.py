@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A spectrograph in native pixels (sigma of its line spread) to measure at, and one four times as
 # coarse, which tells how the shares depend on the number of resolved pixels.
 LINE_SPREAD, _COARSER = 1.4, 4.0
-CONTINUUM_DEGREE = 3
+_CONTINUUM_DEGREE = 3
 # Stars, and the share of a label's range to either side, over which spectra are seen to bend.
 _BENT_STARS, _BEND = 200, 0.15
 
@@ -51,16 +51,12 @@ def fit_coherent_error(
             np.asarray(part, np.float64)
             for part in _derivatives(model, encoding, jnp.asarray(labels[star]), shift)
         )
-        degree = np.polynomial.chebyshev.chebvander(
-            np.linspace(-1, 1, len(flux)), min(CONTINUUM_DEGREE, len(flux) - 1)
-        )
-        # A broadening adds a second derivative.
-        by_velocity = np.stack([by_shift, np.gradient(by_shift)], axis=1)
+        continuum, by_velocity = nuisances(flux, by_shift)
         bends = None
         if star < _BENT_STARS:
             bends = np.asarray(_bends(model, encoding, labels[star], shift), np.float64)
         for view in views:
-            view.measure(star, by_label * half, by_velocity, flux[:, None] * degree, bends)
+            view.measure(star, by_label * half, by_velocity, continuum, bends)
     fine, coarse = (view.totals() for view in views)
     return _summary(fine, coarse, labels, space, scaled.shape[1])
 
@@ -153,6 +149,16 @@ def _share_beyond(bends, nuisance, residual):
     if not seen.any():
         return 0.0
     return np.mean((directions[:, seen].T @ residual) ** 2) / (residual @ residual)
+
+
+def nuisances(
+    flux: Float64[np.ndarray, " pixel"], by_shift: Float64[np.ndarray, " pixel"]
+) -> tuple[Float64[np.ndarray, "pixel column"], Float64[np.ndarray, "pixel 2"]]:
+    """What a continuum can do to a spectrum, and what a shift and a broadening can."""
+    place = np.linspace(-1, 1, len(flux))
+    degree = np.polynomial.chebyshev.chebvander(place, min(_CONTINUUM_DEGREE, len(flux) - 1))
+    # A broadening adds a second derivative.
+    return flux[:, None] * degree, np.stack([by_shift, np.gradient(by_shift)], axis=1)
 
 
 def beyond(known: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from scipy.ndimage import gaussian_filter1d
 
 from .errors import InputError
-from .fit_coherent import CONTINUUM_DEGREE, LINE_SPREAD, beyond
+from .fit_coherent import LINE_SPREAD, beyond, nuisances
 
 _STEP = 0.1  # of half a label's box, to either side
 
@@ -97,9 +97,7 @@ def _of_star(emulated, true, weight):
     response, right = (
         (one[1 + number :] - one[1 : 1 + number]) / (2 * _STEP) for one in (emulated, true)
     )
-    shift = np.gradient(flux)
-    degree = np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, len(flux)), CONTINUUM_DEGREE)
-    nuisance = np.column_stack([flux[:, None] * degree, shift, np.gradient(shift)])
+    nuisance = np.column_stack(nuisances(flux, np.gradient(flux)))
 
     def seen(columns):
         return weight[:, None] * _smooth(columns.T).T
