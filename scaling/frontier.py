@@ -121,7 +121,7 @@ def isoflop(runs: Runs) -> Optima:
 
 
 def law_frontier(
-    theta: Float[np.ndarray, "law 9"], recipe: Recipe, flops: Float[np.ndarray, " budget"]
+    theta: Float[np.ndarray, "law 10"], recipe: Recipe, flops: Float[np.ndarray, " budget"]
 ) -> Optima:
     """What laws say is best at some budgets, if no spectrum comes twice; ``[law, budget]`` each.
 

@@ -26,10 +26,10 @@ from .law_fit import (
     held_out_scatter,
     log_mse,
 )
-from .runs import Runs, decade, draw_trunks, finished, hash_rows, read_recipe, read_runs
+from .runs import Runs, draw_trunks, finished, hash_rows, read_recipe, read_runs
 from .sizes import Recipe
 
-KIND, VERSION = "scaling law", 1
+KIND, VERSION = "scaling law", 2
 _EXPERIMENTS = Path(__file__).parent / "experiments"
 SHIPPED = {
     "paper": _EXPERIMENTS / "paper/law.json",
@@ -77,8 +77,8 @@ class Interval(NamedTuple):
 class ScalingLaw:
     """Test MSE of any network as a law of its weights, its spectra and its training.
 
-    ``1/L = 1/L0 + 1/(E + A / P^a + B / U^b + G / (S^g P^h))`` of P weights, U unique spectra and S
-    spectra seen, see `scaling.law_fit.log_mse`. It holds for the label space, wavelengths and
+    ``1/L^k = 1/L0^k + 1/(E + A / P^a + B / U^b + G / (S^g P^h))^k`` of P weights, U unique spectra
+    and S spectra seen, see `scaling.law_fit.log_mse`. It holds for the label space, wavelengths and
     training recipe of its ledger.
 
     Parameters
@@ -88,7 +88,7 @@ class ScalingLaw:
     draws
         The same of bootstrap draws of trunks.
     noise
-        Scatter of ln(MSE) of runs about laws fitted without their size, or their decade of FLOPs.
+        Scatter of ln(MSE) of runs about laws fitted without their size.
     ranges
         Smallest and largest parameters, unique_spectra (as far as they were seen), spectra_seen,
         flops and mse_test of the ledger.
@@ -99,8 +99,8 @@ class ScalingLaw:
         how many sets of spectra are repeated, seed, notes.
     """
 
-    theta: Float[np.ndarray, "9"]
-    draws: Float[np.ndarray, "draw 9"]
+    theta: Float[np.ndarray, "10"]
+    draws: Float[np.ndarray, "draw 10"]
     noise: float
     ranges: dict[str, tuple[float, float]]
     recipe: Recipe
@@ -190,7 +190,7 @@ class ScalingLaw:
         p, u = np.log(size / REFERENCE[0]), np.log(unique / REFERENCE[1])
 
         def passes(theta):
-            _, _, _, ln_b, b, ln_g, g, h, _ = theta
+            _, _, _, ln_b, b, ln_g, g, h, *_ = theta
             return np.exp((ln_g - h * p - ln_b + b * u) / g) * REFERENCE[2] / unique
 
         spread = np.stack([passes(theta) for theta in self.draws])
@@ -262,7 +262,7 @@ class ScalingLaw:
         contents = {
             "kind": KIND,
             "version": VERSION,
-            "form": "1/L = 1/L0 + 1/(E + A/P^a + B/U^b + G/(S^g P^h)), U at most S",
+            "form": "1/L^k = 1/L0^k + 1/(E + A/P^a + B/U^b + G/(S^g P^h))^k, U at most S",
             "reference": dict(zip(("P", "U", "S"), REFERENCE, strict=True)),
             "parameters": dict(zip(NAMES, self.theta.tolist(), strict=True)),
             "noise": self.noise,
@@ -284,7 +284,7 @@ class ScalingLaw:
         Raises
         ------
         InputError
-            If there is no such file, it is no law, it is damaged, or of a newer version.
+            If there is no such file, it is no law, it is damaged, or of another version.
         """
         path = SHIPPED.get(os.fspath(path), Path(path))
         if not path.is_file():
@@ -299,10 +299,10 @@ class ScalingLaw:
             raise InputError(f"law: {path} is no law.json; stellarfit law writes one") from None
         if kind != KIND or not isinstance(found, int):
             raise InputError(f"law: {path} holds a {kind} and no {KIND}")
-        if found > VERSION:
+        if found != VERSION:
             raise InputError(
-                f"law: {path} is of version {found}, this stellarfit reads up to {VERSION}; update "
-                "stellarfit"
+                f"law: {path} is of version {found}, this stellarfit reads {VERSION}; "
+                + ("update stellarfit" if found > VERSION else "fit it again from its ledger")
             )
         try:
             theta = np.array([contents["parameters"][name] for name in NAMES], float)
@@ -339,7 +339,7 @@ class ScalingLaw:
 
 def fit_runs(
     runs: Runs, weights: Float[ArrayLike, " run"], seed: int, draws: int
-) -> tuple[Float[np.ndarray, "9"], Float[np.ndarray, "draw 9"], float]:
+) -> tuple[Float[np.ndarray, "10"], Float[np.ndarray, "draw 10"], float]:
     """The best fit, those of bootstrap draws of trunks, and the scatter of a run not fitted to.
 
     A weight of 0 leaves a run out and the shapes as they are, which saves compiling again.
@@ -353,12 +353,11 @@ def fit_runs(
     trunk = np.unique(runs.trunk[kept], return_inverse=True)[1]
     counts[:, kept] = draw_trunks(trunk, draws, seed, _SHARE)
     refits = fit_draws(sample, counts, theta, noise)
-    groups = (runs.parameters, decade(runs.flops))
-    return theta, refits, held_out_scatter(sample, weights, groups, theta, refits, noise)
+    return theta, refits, held_out_scatter(sample, weights, theta, refits, noise)
 
 
 def draw_runs(
-    draws: Float[np.ndarray, "draw 9"],
+    draws: Float[np.ndarray, "draw 10"],
     noise: float,
     parameters: Float[np.ndarray, " run"],
     unique: Float[np.ndarray, " run"],

@@ -1,7 +1,6 @@
 """The joint law of size, unique spectra and spectra seen, and how it is fitted."""
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,14 +10,15 @@ from jaxtyping import Array, ArrayLike, Float
 
 from emulators.errors import InputError
 
-# Irreducible error, size, unique spectra, training, and the error of no network at all.
-NAMES = ("ln_E", "ln_A", "a", "ln_B", "b", "ln_G", "g", "h", "ln_L0")
+# Irreducible error, size, unique spectra, training, the error of no network at all, and how
+# sharply errors leave that.
+NAMES = ("ln_E", "ln_A", "a", "ln_B", "b", "ln_G", "g", "h", "ln_L0", "ln_k")
 # Where A, B and G are given: weights, unique spectra and spectra seen amid those of a ledger.
 REFERENCE = (1e6, 1e4, 1e6)
 # Beyond these a term is absent, and nothing depends on the number any more.
 ABSENT = -60.0
-_LOWER = np.array([ABSENT, ABSENT, 0.0, ABSENT, 0.0, ABSENT, 0.0, -1.0, -12.0])
-_UPPER = np.array([10.0, 10.0, 6.0, 10.0, 6.0, 10.0, 6.0, 6.0, 10.0])
+_LOWER = np.array([ABSENT, ABSENT, 0.0, ABSENT, 0.0, ABSENT, 0.0, -1.0, -12.0, -2.0])
+_UPPER = np.array([10.0, 10.0, 6.0, 10.0, 6.0, 10.0, 6.0, 6.0, 10.0, 2.0])
 # Residuals of ln(MSE) beyond this count linearly. Two seeds of one run differ by 0.05 to 0.1; at
 # 1.35 standard deviations Huber's loss loses 5% of the information of Gaussian noise, and a run
 # that went wrong weighs no more than a scatter of a tenth. (The 1e-3 of the literature is for
@@ -38,20 +38,21 @@ _AGREEING = 3
 
 @jax.jit
 def log_mse(
-    theta: Float[ArrayLike, "9 *#shape"],
+    theta: Float[ArrayLike, "10 *#shape"],
     parameters: Float[ArrayLike, "*#shape"],
     unique: Float[ArrayLike, "*#shape"],
     seen: Float[ArrayLike, "*#shape"],
 ) -> Float[Array, "..."]:
     """ln of the law's mean squared error.
 
-    ``1/L = 1/L0 + 1/(E + A / P^a + B / U^b + G / (S^g P^h))``: what a network of P weights cannot
-    express, what U spectra do not tell, and what S spectra seen have not taught yet; and no
-    network is worse than L0, about the variance of the spectra. The additive law (Hoffmann et al.
-    2022) has h = 0; on both of our ledgers larger networks learn more from the same spectra, as
-    Kaplan et al. (2020) found. U counts only as far as it is seen: a run of less than one pass
-    does not depend on the spectra that it has not reached. Repeated spectra teach as fresh ones
-    do, until what they do not tell is all that is left: see `ScalingLaw.useful_passes`.
+    ``1/L^k = 1/L0^k + 1/(E + A / P^a + B / U^b + G / (S^g P^h))^k``: what a network of P weights
+    cannot express, what U spectra do not tell, and what S spectra seen have not taught yet; and no
+    network is worse than L0, about the variance of the spectra, which errors leave the more
+    gradually the smaller k is: a power law with a break (Caballero et al. 2023). The additive law
+    (Hoffmann et al. 2022) has h = 0; on both of our ledgers larger networks learn more from the
+    same spectra, as Kaplan et al. (2020) found. U counts only as far as it is seen: a run of less
+    than one pass does not depend on the spectra that it has not reached. Repeated spectra teach as
+    fresh ones do, until what they do not tell is all that is left: see `ScalingLaw.useful_passes`.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def log_mse(
     parameters, unique, seen
         Weights P, unique spectra U, spectra seen S.
     """
-    ln_e, ln_a, a, ln_b, b, ln_g, g, h, ln_l0 = jnp.asarray(theta)
+    ln_e, ln_a, a, ln_b, b, ln_g, g, h, ln_l0, ln_k = jnp.asarray(theta)
     p, u, s = (
         jnp.log(jnp.asarray(number) / reference)
         for number, reference in zip(
@@ -68,7 +69,8 @@ def log_mse(
         )
     )
     terms = (ln_e, ln_a - a * p, ln_b - b * u, ln_g - g * s - h * p)
-    return -jnp.logaddexp(-functools.reduce(jnp.logaddexp, terms), -ln_l0)
+    k = jnp.exp(ln_k)
+    return -jnp.logaddexp(-k * functools.reduce(jnp.logaddexp, terms), -k * ln_l0) / k
 
 
 class Sample(NamedTuple):
@@ -83,14 +85,14 @@ class Sample(NamedTuple):
 class Found(NamedTuple):
     """Where descents ended: the parameters, the loss, and what another step would gain."""
 
-    theta: Float[Array, "fit 9"]
+    theta: Float[Array, "fit 10"]
     loss: Float[Array, " fit"]
     gain: Float[Array, " fit"]
 
 
 def fit_best(
     sample: Sample, weights: Float[ArrayLike, " run"]
-) -> tuple[Float[np.ndarray, "9"], float]:
+) -> tuple[Float[np.ndarray, "10"], float]:
     """The best fit from a grid of starts, and the scatter of ln(MSE) about it.
 
     The sum (not the mean) of Huber's loss of ln(MSE) is minimised in float64. The irreducible
@@ -131,8 +133,11 @@ def fit_best(
 
 
 def fit_draws(
-    sample: Sample, counts: Float[ArrayLike, "draw run"], theta: Float[ArrayLike, "9"], noise: float
-) -> Float[np.ndarray, "kept 9"]:
+    sample: Sample,
+    counts: Float[ArrayLike, "draw run"],
+    theta: Float[ArrayLike, "10"],
+    noise: float,
+) -> Float[np.ndarray, "kept 10"]:
     """The fit of every draw of a bootstrap, from the fit of all runs on.
 
     Raises
@@ -163,35 +168,39 @@ def fit_draws(
 def held_out_scatter(
     sample: Sample,
     weights: Float[ArrayLike, " run"],
-    labels: Sequence[Float[np.ndarray, " run"]],
-    theta: Float[ArrayLike, "9"],
-    draws: Float[ArrayLike, "draw 9"],
+    theta: Float[ArrayLike, "10"],
+    draws: Float[ArrayLike, "draw 10"],
     noise: float,
 ) -> float:
-    """Scatter of ln(MSE) that makes intervals hold 68% of the runs of groups left out of the fit.
+    """Scatter of ln(MSE) that makes intervals hold 68% of the runs of sizes left out of the fit.
 
     No law of few terms is exact: about the fit itself a run scatters less than where the law has
-    to be trusted beyond what it was fitted to. What the draws say is not counted again.
+    to be trusted beyond what it was fitted to. What the draws say is not counted again. Runs of
+    one size that see as many spectra deviate together, whatever their spectra and seeds: all of
+    them count as one.
 
     Parameters
     ----------
-    labels
-        Several ways to group the runs; each group of each is left out once.
     theta, draws, noise
         The fit to all runs, from which the others start; those of a bootstrap; and the scatter
         about the fit, which is the least.
     """
-    weights = np.asarray(weights, float)
-    out = np.array([label == value for label in labels for value in np.unique(label)])
+    kept = np.asarray(weights, float) > 0
+    size = np.asarray(sample.parameters)
+    out = size == np.unique(size)[:, None]
     thetas = jnp.broadcast_to(jnp.asarray(theta), (len(out), len(NAMES)))
-    found = _descend(sample, jnp.asarray(weights * ~out), thetas, _REFITS)
-    held = out & (weights > 0)
-    residual = np.asarray(log_mse(found.theta.T[:, :, None], *sample[:3]) - sample.log_mse)[held]
+    found = _descend(sample, jnp.asarray(weights) * ~out, thetas, _REFITS)
+    predicted = np.asarray(log_mse(found.theta.T[:, :, None], *sample[:3]))
+    residual = (predicted - np.asarray(sample.log_mse)).T[out.T & kept[:, None]]
     laws = np.asarray(log_mse(jnp.asarray(draws).T[:, :, None], *sample[:3]))
-    spread = np.broadcast_to(np.std(laws, axis=0), out.shape)[held]
+    spread = np.std(laws, axis=0)[kept]
+    alike = np.stack([size, np.asarray(sample.seen)])[:, kept]
+    _, cell, members = np.unique(alike, axis=1, return_inverse=True, return_counts=True)
+    share = 1 / members[np.ravel(cell)]
 
-    def lacking(size: float) -> float:
-        return 0.6827 - float(np.mean(np.abs(residual) < np.hypot(spread, size)))
+    def lacking(scatter: float) -> float:
+        inside = np.abs(residual) < np.hypot(spread, scatter)
+        return 0.6827 - float(np.average(inside, weights=share))
 
     low, high = noise, float(np.abs(residual).max()) + noise
     if lacking(low) <= 0:
@@ -210,7 +219,7 @@ def scatter(sample: Sample, weights: ArrayLike, theta: ArrayLike) -> float:
     return float(np.percentile(np.abs(residual), 68.27) * np.sqrt(len(residual) / free))
 
 
-def _starts(sample: Sample, kept: np.ndarray) -> Float[Array, "start 9"]:
+def _starts(sample: Sample, kept: np.ndarray) -> Float[Array, "start 10"]:
     """All terms a third of the typical error, over slow and fast falls."""
     y = np.asarray(sample.log_mse)[kept]
     middle = [np.median(np.log(np.asarray(x)[kept])) for x in sample[:3]]
@@ -230,6 +239,7 @@ def _starts(sample: Sample, kept: np.ndarray) -> Float[Array, "start 9"]:
             g,
             0.4,
             y.max() + 1.0,
+            0.0,
         )
         for floor in _FLOORS
         for a in (0.7, 1.5)

@@ -171,7 +171,7 @@ def _repeating(law: ScalingLaw) -> float:
 
 
 def _to_reach(
-    laws: Float[np.ndarray, "law 9"], ladder: Ladder, target: float
+    laws: Float[np.ndarray, "law 10"], ladder: Ladder, target: float
 ) -> Float[np.ndarray, "law size"]:
     """Spectra that each size must see, none twice; infinite where no number is enough."""
     theta = laws.T[:, :, None]
@@ -188,7 +188,7 @@ def _to_reach(
 
 def _choose(
     law: ScalingLaw,
-    laws: Float[np.ndarray, "law 9"],
+    laws: Float[np.ndarray, "law 10"],
     ladder: Ladder,
     seen: Float[np.ndarray, "law size"],
     score: Float[np.ndarray, "law size"],

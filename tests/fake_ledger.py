@@ -5,11 +5,12 @@ import numpy as np
 from scaling.sizes import PAPER_SIZES, num_parameters, training_flops
 
 TOKENS, LABELS, PIXELS, BATCH = 16, 42, 1024, 64
-# ln E, ln A, a, ln B, b, ln G, g, h, ln L0: near what our ledgers say, A and G at 1e6, B at 1e4.
+# ln E, ln A, a, ln B, b, ln G, g, h, ln L0, ln k: near what our ledgers say; A and G at 1e6, B at
+# 1e4.
 TRUTH = np.array(
     [
         *(np.log(1e-7), np.log(4e-5), 1.3, np.log(1e-4), 1.3),
-        *(np.log(1e-4), 1.4, 0.5, np.log(0.05)),
+        *(np.log(1e-4), 1.4, 0.5, np.log(0.05), np.log(0.7)),
     ]
 )
 SIZES = PAPER_SIZES[:9]
@@ -19,12 +20,13 @@ BUDGETS = np.geomspace(1e13, 1e17, 9)
 
 def by_words(theta, parameters, unique, seen):
     """ln(MSE) of the law as it is written in words."""
-    ln_e, ln_a, a, ln_b, b, ln_g, g, h, ln_l0 = theta
+    ln_e, ln_a, a, ln_b, b, ln_g, g, h, ln_l0, ln_k = theta
     size = np.exp(ln_a) * (parameters / 1e6) ** -a
     data = np.exp(ln_b) * (np.minimum(unique, seen) / 1e4) ** -b
     training = np.exp(ln_g) * (seen / 1e6) ** -g * (parameters / 1e6) ** -h
     below = np.exp(ln_e) + size + data + training
-    return np.log(below * np.exp(ln_l0) / (below + np.exp(ln_l0)))
+    k = np.exp(ln_k)
+    return -np.log(below**-k + np.exp(ln_l0) ** -k) / k
 
 
 def fake_rows(seed=0, *, noise=0.07, theta=TRUTH, sizes=SIZES, unique=UNIQUE, budgets=BUDGETS):

@@ -26,14 +26,14 @@ from scaling.runs import read_recipe, read_runs
 from scaling.sizes import Recipe, flops_at
 
 # The law of section 3 of the notes: additive, one exponent of size and one of data.
-ADDITIVE = np.array([ABSENT, np.log(6e-5), 1.21, ABSENT, 1.0, np.log(4e-5), 1.34, 0.0, 10.0])
+ADDITIVE = np.array([ABSENT, np.log(6e-5), 1.21, ABSENT, 1.0, np.log(4e-5), 1.34, 0.0, 10.0, 0.0])
 
 
 def make_law(theta=TRUTH, spread=0.01, repeating=172):
     """A law as if fitted: the truth, and draws about it."""
     rows = fake_rows()
     runs = read_runs(rows)
-    draws = theta + spread * np.random.default_rng(0).normal(size=(60, 9))
+    draws = theta + spread * np.random.default_rng(0).normal(size=(60, 10))
     columns = ("parameters", "unique_spectra", "spectra_seen", "flops", "mse_test")
     ends = (runs.parameters, np.minimum(runs.unique, runs.seen), runs.seen, runs.flops, runs.test)
     ranges = {name: (x.min(), x.max()) for name, x in zip(columns, ends, strict=True)}

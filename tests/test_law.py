@@ -57,7 +57,7 @@ def test_passes_help_until_what_spectra_do_not_tell_is_left(law):
     passes = law.useful_passes(np.array([1e6, 1e7]), 1e4)
     for size, number in zip((1e6, 1e7), passes.value, strict=True):
         p, u, s = math.log(size / 1e6), 0.0, math.log(number * 1e4 / 1e6)
-        _, _, _, ln_b, b, ln_g, g, h, _ = law.theta
+        _, _, _, ln_b, b, ln_g, g, h, *_ = law.theta
         assert ln_g - g * s - h * p == pytest.approx(ln_b - b * u)
     assert (passes.low95 < passes.value).all() and (passes.value < passes.high95).all()
 
@@ -235,7 +235,8 @@ def test_shipped_law_predicts_the_shipped_emulators():
         (lambda contents: "not json", "is no law.json"),
         (lambda contents: json.dumps([1, 2]), "is no law.json"),
         (lambda contents: json.dumps(contents | {"kind": "grid"}), "holds a grid"),
-        (lambda contents: json.dumps(contents | {"version": 2}), "of version 2.*update"),
+        (lambda contents: json.dumps(contents | {"version": 3}), "of version 3.*update"),
+        (lambda contents: json.dumps(contents | {"version": 1}), "of version 1.*fit it again"),
         (lambda contents: json.dumps(contents | {"draws": [[1.0, 2.0]]}), "damaged"),
         (lambda contents: json.dumps(contents | {"draws": []}), "damaged"),
         (lambda contents: json.dumps(contents | {"parameters": {}}), "damaged"),
