@@ -19,7 +19,7 @@ from emulators.units import SPEED_OF_LIGHT
 
 from .compiled import CompiledEmulator
 from .priors import Prior
-from .velocity import spread_templates
+from .velocity import spread_templates, towards_zero
 
 _COEFFICIENTS = 3  # of the emulator's spline a bin: about a sigma of the line spread
 
@@ -125,6 +125,8 @@ class Templates(eqx.Module):
         lower = jnp.linalg.cholesky(normal)
         known = jnp.concatenate([data[:, None], columns], axis=1).T
         known, weights = jnp.fft.rfft(known, self.length), jnp.fft.rfft(weight, self.length)
+        lags = self.first_lag + np.arange(self.num_lags)
+        places = lags % self.length
 
         def chi2(template):
             depth, squared = template
@@ -132,14 +134,13 @@ class Templates(eqx.Module):
                 [known * jnp.conj(depth), (weights * jnp.conj(squared))[None]]
             )
             sums = jnp.fft.irfft(products, self.length)
-            places = (self.first_lag + np.arange(self.num_lags)) % self.length
             with_data, with_columns, alone = sums[0], sums[1:-1], sums[-1]
             right = plain[:, None] + with_columns[:, places]
             half = jax.scipy.linalg.solve_triangular(lower, right, lower=True)
             return 2 * with_data[places] + alone[places] - jnp.sum(half**2, axis=0)
 
         found = jax.lax.map(chi2, (self.depth, self.squared))
-        lag = jnp.argmin(found, axis=1)
+        lag = jnp.argmin(found + towards_zero(lags), axis=1)
         order = jnp.argsort(jnp.min(found, axis=1))[:num]
         velocity = SPEED_OF_LIGHT * jnp.expm1((lag[order] + self.first_lag) * self.step)
         # Both velocities multiply wavelengths.

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import qmc
 
@@ -26,6 +26,7 @@ WINDOW = 50.0  # km/s on either side of the first guess, in which v_rad is then 
 _NUM_TEMPLATES = 64  # a power of two keeps the Sobol sequence balanced
 _TYPICAL_V_SINI = 6.0  # km/s
 _REACH = 2.0  # sigma of a Gaussian prior
+_TIE = 1e-3  # of chi^2, which tells no two velocities apart
 
 
 class Guess(NamedTuple):
@@ -69,7 +70,7 @@ def first_guess(
         else:
             own, offsets[arm.zero_point] = _match_shifted(arm, flux, low, step, lags, prior, fixed)
             chi2 = chi2 + own
-    best_lag = np.argmin(chi2, axis=1)
+    best_lag = np.argmin(chi2 + towards_zero(lags), axis=1)
     order = np.argsort(np.min(chi2, axis=1))
     velocity = SPEED_OF_LIGHT * np.expm1(_refine(chi2, best_lag, lags) * step)
     values = templates.copy()
@@ -79,6 +80,15 @@ def first_guess(
         found = offsets[name][np.arange(len(templates)), best_lag]
         values[:, prior.names.index(name)] = found
     return Guess(values[order], float(velocity[order[0]]))
+
+
+def towards_zero(lags: Int[np.ndarray, " lag"]) -> Float64[np.ndarray, " lag"]:
+    """What to add to chi^2, so that of lags that match alike the smallest is the best.
+
+    Spectra of a pixel or two match at every velocity: else rounding would choose one, that of
+    another machine another, and most of them are beyond the emulator's wavelengths.
+    """
+    return _TIE * np.abs(lags) / max(1, np.abs(lags).max())
 
 
 def spread_templates(

@@ -8,10 +8,12 @@ import pytest
 from fake_star import TRUTH, fake_star
 from tiny import tiny_emulator
 
+from stellarfit.arms import list_arms
 from stellarfit.laplace import laplace
 from stellarfit.optimize import curvature, maximize, moved, objective
 from stellarfit.priors import make_prior
 from stellarfit.setup import Setup
+from stellarfit.velocity import first_guess
 
 ONE, ZERO = jnp.asarray(1.0), jnp.asarray(0.0)
 
@@ -31,6 +33,15 @@ def optimum(setup):
 def test_first_guess_finds_the_velocity(setup):
     start = dict(zip(setup.prior.names, setup.starts[0], strict=True))
     assert start["v_rad"] == pytest.approx(TRUTH["v_rad"], abs=4)
+
+
+def test_velocities_that_match_alike_are_zero(setup):
+    """A pixel matches at every velocity; rounding must not choose one."""
+    spectrum = setup.spectrum
+    one = np.arange(len(spectrum)) != len(spectrum) // 2
+    arms = list_arms(spectrum.masked(one), None, 2)
+    guess = first_guess(arms, setup.emulator, setup.prior, setup.held)
+    assert abs(guess.v_rad) < 2
 
 
 def test_gradient_is_that_of_the_objective(setup):

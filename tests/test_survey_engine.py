@@ -111,13 +111,13 @@ def test_rows_are_those_of_single_fits(out, sources, emulator):
 
 def test_draws_come_with_the_rows(out, sources, emulator, small_chunks, tmp_path):
     """Of stars in lockstep and of those that are fitted by themselves; the seed is a part of it."""
-    drawing: dict[str, Any] = {"draws": 64, "seed": 5, "progress": False, **READING}
+    drawing: dict[str, Any] = {"draws": 256, "seed": 5, "progress": False, **READING}
     several = tmp_path / "several.fits"
     found = sf.fit_survey([sources[0], sources[2]], emulator, out=several, **drawing, **FITTING)
     plain = read_catalog(out)
     assert found.meta["SEED"] == 5 and found["reason"][1] == plain["reason"][2]
     names = found.meta["COVNAMES"].split(",")
-    draws = np.reshape(found["draws"], (2, 64, len(names)))
+    draws = np.reshape(found["draws"], (2, 256, len(names)))
     assert np.isnan(draws[1]).all() and np.isnan(found["k_hat"][1])
     assert found["k_hat"][0] < 0.7
     one = draws[0, :, names.index("teff")]
